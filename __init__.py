@@ -1,0 +1,65 @@
+"""trtfleet: offline inference at cluster scale.
+
+``score`` runs a job, ``status`` reads what an output says of its job, ``errors`` has every exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .jobs.spec import ScoreSpec
+    from .jobs.status import Status
+    from .jobs.summary import Summary
+
+__version__ = "0.1.0"
+__all__ = ["ScoreSpec", "Status", "Summary", "__version__", "score", "status"]
+
+_LAZY = {"ScoreSpec": ".jobs.spec", "Status": ".jobs.status", "Summary": ".jobs.summary"}
+
+
+def score(
+    model: str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    **options: Any,
+) -> Summary:
+    """Scores a dataset with an ONNX model on Ray and writes the results as Parquet.
+
+    Args:
+        model: ONNX file.
+        data: Files, globs, folders or ``s3://`` prefixes of Parquet or Arrow IPC data.
+        out: Folder or ``s3://`` prefix for the results; the same call on it resumes an interrupted job.
+        **options: The other fields of ``ScoreSpec``; plain values as on the command line are understood.
+
+    Returns:
+        How much was scored, how fast, and where the time went.
+
+    Raises:
+        TrtfleetError: One of ``trtfleet.errors``.
+    """
+    from .jobs.score import run_score
+    from .jobs.spec import ScoreSpec
+
+    return run_score(ScoreSpec.of({"model": model, "data": data, "out": out, **options}))
+
+
+def status(out: str | PathLike[str]) -> Status:
+    """Reads the state of an output from storage alone.
+
+    Raises:
+        OutputError: There is no output of trtfleet, or it cannot be read.
+    """
+    from .jobs.status import read_status
+
+    return read_status(str(out))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,274 @@
+"""The thin shell around the scheduler: obeys its actions with Ray actors and tells it what happened."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from ..errors import (
+    ActorStartError,
+    BadRowsError,
+    ClusterError,
+    DatasetError,
+    InternalError,
+    OutputError,
+    ShardFailedError,
+    TrtfleetError,
+)
+from .events import (
+    Action,
+    ActorDied,
+    ActorFailedToStart,
+    ActorReady,
+    Dispatch,
+    Event,
+    Fail,
+    FailureKind,
+    Finish,
+    ShardDone,
+    ShardError,
+    StartActor,
+    StopActor,
+    StopRequested,
+    Tick,
+    WakeAt,
+)
+from .scheduler import Scheduler
+from .session import Resources
+
+__all__ = ["ActorPool", "Work"]
+
+_LONGEST_WAIT_S = 0.5
+_TRANSIENT = (DatasetError, OutputError, ClusterError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the pool's actors are and do, as far as the pool needs to know.
+
+    Attributes:
+        actor: A Ray actor class with ``start(task)``, ``score(shard, attempt)`` and ``exit()``.
+        task: What ``start`` gets, often a reference into the object store.
+        resources: What Ray reserves for each actor.
+        threads: Calls an actor runs at once.
+        payload: The arguments of ``score`` for a shard's key and attempt number.
+        count: Rows and bad rows in what ``score`` returns.
+    """
+
+    actor: Any
+    task: Any
+    resources: Resources
+    threads: int
+    payload: Callable[[str, int], tuple[Any, ...]]
+    count: Callable[[Any], tuple[int, int]]
+
+
+class ActorPool:
+    """Runs a scheduler to its end.
+
+    Args:
+        scheduler: Not yet started.
+        work: What to run.
+        on_started: Called with an actor's name and what its ``start`` returned.
+        on_done: Called with an actor's name, a shard's key and what ``score`` returned.
+        on_progress: Called after every event and at least twice a second.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        work: Work,
+        *,
+        on_started: Callable[[str, Any], None],
+        on_done: Callable[[str, str, Any], None],
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._work = work
+        self._on_started = on_started
+        self._on_done = on_done
+        self._on_progress = on_progress
+        self._actors: dict[str, Any] = {}
+        self._ready: set[str] = set()
+        self._happened: queue.SimpleQueue[Callable[[], Event | None]] = queue.SimpleQueue()
+        self._errors: dict[str, TrtfleetError] = {}
+        self._fatal: TrtfleetError | None = None
+        self._wake_at_s = float("inf")
+        self._failure: Fail | None = None
+        self._over = False
+
+    def run(self) -> None:
+        """Works until every shard is committed; actors stay alive for ``map``, until ``close``.
+
+        Raises:
+            TrtfleetError: The job failed.
+            KeyboardInterrupt: The user interrupted it; attempts in flight are abandoned.
+        """
+        self._obey(self._scheduler.start(time.monotonic()))
+        try:
+            while not self._over:
+                self._step()
+        except KeyboardInterrupt:
+            self._obey(self._scheduler.handle(StopRequested(at_s=time.monotonic(), reason="interrupted")))
+            raise
+        if self._fatal is not None:
+            raise self._fatal
+        if self._failure is not None:
+            raise self._error_of(self._failure)
+
+    def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Spreads calls over the ready actors.
+
+        Returns:
+            Results in order; where a call failed, its exception.
+        """
+        handles = [self._actors[name] for name in sorted(self._ready)]
+        if not handles:
+            return [ClusterError("no actor is left") for _ in calls]
+        refs = [
+            getattr(handles[number % len(handles)], method).remote(*call) for number, call in enumerate(calls)
+        ]
+        return [_result(ref) for ref in refs]
+
+    def close(self) -> None:
+        """Ends every actor."""
+        for name in list(self._actors):
+            self._stop(name)
+
+    def _step(self) -> None:
+        wait_s = min(_LONGEST_WAIT_S, max(0.0, self._wake_at_s - time.monotonic()))
+        event: Event | None
+        try:
+            event = self._happened.get(timeout=wait_s)()
+        except queue.Empty:
+            event = Tick(at_s=time.monotonic())
+        if event is not None:
+            self._wake_at_s = float("inf") if isinstance(event, Tick) else self._wake_at_s
+            self._obey(self._scheduler.handle(event))
+        self._on_progress()
+
+    def _obey(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case StartActor(actor=name):
+                    self._start(name)
+                case Dispatch(actor=name, shard=shard, attempt=attempt):
+                    self._dispatch(name, shard, attempt)
+                case StopActor(actor=name):
+                    self._stop(name)
+                case WakeAt(at_s=at_s):
+                    self._wake_at_s = min(self._wake_at_s, at_s)
+                case Finish():
+                    self._over = True
+                case Fail():
+                    self._failure, self._over = action, True
+
+    def _start(self, name: str) -> None:
+        resources = self._work.resources
+        handle = self._work.actor.options(
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus or None,
+            max_concurrency=self._work.threads,
+            scheduling_strategy="SPREAD",
+        ).remote()
+        self._actors[name] = handle
+
+        def interpret(future: Future[Any]) -> Event | None:
+            at_s, error = time.monotonic(), future.exception()
+            if error is None:
+                self._ready.add(name)
+                self._on_started(name, future.result())
+                return ActorReady(at_s=at_s, actor=name)
+            cause = _cause(error)
+            if isinstance(cause, TrtfleetError) and not isinstance(cause, _TRANSIENT):
+                # The model, the hooks and the options are the same for every actor: trying again is no use.
+                self._fatal, self._over = cause, True
+                return None
+            if isinstance(cause, TrtfleetError):
+                self._errors[name] = cause
+            return ActorFailedToStart(at_s=at_s, actor=name, reason=_reason(cause))
+
+        self._watch(handle.start.remote(self._work.task), interpret)
+
+    def _dispatch(self, name: str, shard: str, attempt: int) -> None:
+        def interpret(future: Future[Any]) -> Event | None:
+            at_s, error = time.monotonic(), future.exception()
+            if error is None:
+                result = future.result()
+                self._on_done(name, shard, result)
+                rows, bad_rows = self._work.count(result)
+                return ShardDone(
+                    at_s=at_s, actor=name, shard=shard, attempt=attempt, rows=rows, bad_rows=bad_rows
+                )
+            cause = _cause(error)
+            if isinstance(cause, RayActorError):
+                self._ready.discard(name)
+                return ActorDied(at_s=at_s, actor=name, reason=_reason(cause))
+            if isinstance(cause, TrtfleetError):
+                self._errors[shard] = cause
+            return ShardError(
+                at_s=at_s,
+                actor=name,
+                shard=shard,
+                attempt=attempt,
+                reason=_reason(cause),
+                retryable=not isinstance(cause, TrtfleetError) or isinstance(cause, _TRANSIENT),
+            )
+
+        self._watch(self._actors[name].score.remote(*self._work.payload(shard, attempt)), interpret)
+
+    def _watch(self, ref: Any, interpret: Callable[[Future[Any]], Event | None]) -> None:
+        # Ray completes the future in a thread of its own; interpretation happens in ours.
+        ref.future().add_done_callback(lambda future: self._happened.put(lambda: interpret(future)))
+
+    def _stop(self, name: str) -> None:
+        self._ready.discard(name)
+        handle = self._actors.pop(name, None)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+
+    def _error_of(self, failure: Fail) -> TrtfleetError:
+        known = self._errors.get(failure.shard or "")
+        if failure.kind is FailureKind.BAD_ROWS:
+            return BadRowsError(
+                failure.reason, "see them with `trtfleet status OUT`, or allow more with --max-bad-rows"
+            )
+        if failure.kind is FailureKind.SHARD_DATA:
+            return known or ShardFailedError(failure.reason)
+        if failure.kind is FailureKind.SHARD_DEATHS:
+            return ShardFailedError(
+                failure.reason, "does the model or a hook crash, or need more memory than the node has?"
+            )
+        if failure.kind is FailureKind.ACTOR_STARTS:
+            return ActorStartError(failure.reason, "see Ray's logs of that worker")
+        if failure.kind is FailureKind.ACTOR_DEATHS:
+            return ClusterError(failure.reason, "see Ray's logs for why workers die")
+        return InternalError(failure.reason)
+
+
+def _cause(error: BaseException) -> BaseException:
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, BaseException) else error
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TrtfleetError):
+        return error.fact
+    text = str(error).strip().splitlines()
+    first = next((line.strip() for line in text if line.strip()), "")
+    return f"{type(error).__name__}: {first}"[:300] if first else type(error).__name__
+
+
+def _result(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except Exception as error:
+        return _cause(error)

@@ -1,0 +1,116 @@
+"""Connecting to Ray: the cluster that is there, or one of our own on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import RayError
+
+from ..errors import ClusterError
+
+__all__ = ["Resources", "Session", "connect"]
+
+_TOKEN_HINT = (
+    "is the head node up and reachable? If it asks for a token, set RAY_AUTH_MODE=token and "
+    "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token of the head node"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one actor, or one node, has.
+
+    Attributes:
+        cpus: Logical CPUs.
+        gpus: GPUs.
+    """
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A connection to Ray.
+
+    Attributes:
+        is_embedded: Whether the cluster is ours and ends with the session.
+        address: Where the cluster's head is.
+    """
+
+    is_embedded: bool
+    address: str
+
+    @property
+    def nodes(self) -> list[Resources]:
+        """What each living node has."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [Resources(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of the whole cluster."""
+        return sum(node.gpus for node in self.nodes)
+
+    def room_for(self, actor: Resources) -> int:
+        """How many such actors fit at once on an idle cluster.
+
+        Raises:
+            ClusterError: Not one fits on any node.
+        """
+
+        def fits(node: Resources) -> int:
+            per_cpu = node.cpus // actor.cpus if actor.cpus else float("inf")
+            per_gpu = node.gpus // actor.gpus if actor.gpus else float("inf")
+            return int(min(per_cpu, per_gpu, 1 << 20))
+
+        room = sum(map(fits, self.nodes))
+        if not room:
+            largest = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in self.nodes)
+            raise ClusterError(
+                f"an actor wants {actor.cpus:g} CPUs and {actor.gpus:g} GPUs, the nodes have: {largest}",
+                "lower --cpus-per-actor or choose another backend",
+            )
+        return room
+
+
+@contextlib.contextmanager
+def connect(address: str | None = None) -> Iterator[Session]:
+    """Connects to Ray and disconnects at the end; a connection that was there already is used and kept.
+
+    Args:
+        address: A running cluster; None takes ``RAY_ADDRESS``, and without it starts a cluster on this machine
+            for the time of the session.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, refuses the connection, or does not start.
+    """
+    if ray.is_initialized():
+        yield Session(is_embedded=False, address=ray.get_runtime_context().gcs_address)
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {} if target else {"include_dashboard": False}
+    try:
+        context = ray.init(
+            target or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            **options,
+        )
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        what = f"cannot connect to Ray at {target}" if target else "cannot start Ray on this machine"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(
+            f"{what}: {reason}", _TOKEN_HINT if target else "see `ray start --head`"
+        ) from error
+    try:
+        yield Session(is_embedded=target is None, address=context.address_info["gcs_address"])
+    finally:
+        ray.shutdown()

@@ -1,0 +1,216 @@
+"""What the files of a dataset say of themselves: schema and row groups, read once, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import DatasetError, EmptyDatasetError, MismatchError
+from .discovery import Format, SourceFile, partition_schema
+from .filters import Filter
+from .shards import Group
+from .storage import Storage, foreign_errors
+
+__all__ = ["Dataset", "inspect", "read_schema"]
+
+_FOOTER_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset ready to be cut into shards.
+
+    Attributes:
+        files: Each file with its row groups, in dataset order.
+        schema: The columns that the job reads, Hive partitions included.
+        partitions: The part of the schema that comes from Hive folders.
+    """
+
+    files: tuple[tuple[SourceFile, tuple[Group, ...]], ...]
+    schema: pa.Schema
+    partitions: pa.Schema
+
+    @property
+    def rows(self) -> int:
+        """Rows in the row groups that the filter may let pass."""
+        return sum(group.rows for _, groups in self.files for group in groups if group.keep)
+
+    @property
+    def size_bytes(self) -> int:
+        """Uncompressed bytes of the same row groups, read columns only."""
+        return sum(group.size_bytes for _, groups in self.files for group in groups if group.keep)
+
+
+def read_schema(files: Sequence[SourceFile]) -> pa.Schema:
+    """The schema of the first file, with the Hive partitions of all.
+
+    Raises:
+        DatasetError: The file cannot be read, or a partition has a column's name.
+    """
+    with _reading(files[0]):
+        own = _open_schema(files[0])
+    partitions = partition_schema(files)
+    both = set(own.names) & set(partitions.names)
+    if both:
+        raise DatasetError(
+            f"{sorted(both)[0]!r} is a column of {files[0].url} and a Hive partition", "rename one of them"
+        )
+    return pa.schema([*own, *partitions])
+
+
+def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter | None) -> Dataset:
+    """Reads every footer, checks that all files have the same types, and drops what the filter excludes.
+
+    Args:
+        files: In dataset order.
+        columns: What the job reads, filter columns included.
+        where: The row filter; row groups whose statistics exclude it are marked not to keep.
+
+    Raises:
+        DatasetError: A file cannot be read.
+        MismatchError: A file lacks a column or holds it with another type.
+        EmptyDatasetError: No row is there, or none can pass the filter.
+    """
+    full = read_schema(files)
+    partitions = partition_schema(files)
+    schema = pa.schema([full.field(name) for name in columns])
+    if where is not None:
+        where.check(full)
+    stored = [field for field in schema if field.name not in partitions.names]
+
+    def one(file: SourceFile) -> tuple[SourceFile, tuple[Group, ...]]:
+        with _reading(file):
+            return file, _groups(file, stored, partitions, full, where)
+
+    with ThreadPoolExecutor(_FOOTER_THREADS, "footers") as pool:
+        dataset = Dataset(files=tuple(pool.map(one, files)), schema=schema, partitions=partitions)
+    if not any(group.rows for _, groups in dataset.files for group in groups):
+        raise EmptyDatasetError(f"the dataset has no rows ({len(files)} files read)", "check the path")
+    if not dataset.rows and where is not None:
+        raise EmptyDatasetError(f"--filter {where.text!r} matches no row", "check the filter's values")
+    return dataset
+
+
+def _reading(file: SourceFile) -> AbstractContextManager[None]:
+    return foreign_errors(DatasetError, f"cannot read {file.url}", "is the file complete?")
+
+
+def _open_schema(file: SourceFile) -> pa.Schema:
+    with Storage(file.root).open_input(file.path) as source:
+        match file.format:
+            case Format.PARQUET:
+                return pq.ParquetFile(source).schema_arrow
+            case Format.IPC_FILE:
+                return pa.ipc.open_file(source).schema
+            case Format.IPC_STREAM:
+                return pa.ipc.open_stream(source).schema
+
+
+def _check_fields(file: SourceFile, found: pa.Schema, wanted: Iterable[pa.Field]) -> None:
+    for field in wanted:
+        if field.name not in found.names:
+            raise MismatchError(
+                f"{file.url} lacks column {field.name!r}, which other files have",
+                f"its columns: {', '.join(found.names)}",
+            )
+        if found.field(field.name).type != field.type:
+            raise MismatchError(
+                f"{file.url} holds column {field.name!r} as {found.field(field.name).type}, "
+                f"other files as {field.type}",
+                "rewrite the files with one schema",
+            )
+
+
+def _groups(
+    file: SourceFile, stored: Sequence[pa.Field], partitions: pa.Schema, full: pa.Schema, where: Filter | None
+) -> tuple[Group, ...]:
+    storage = Storage(file.root)
+    if file.format is Format.PARQUET:
+        with storage.open_input(file.path) as source:
+            parquet = pq.ParquetFile(source)
+            _check_fields(file, parquet.schema_arrow, stored)
+            kept = _kept_row_groups(file, storage, partitions, full, where)
+            return _parquet_groups(parquet.metadata, {field.name for field in stored}, kept)
+    with storage.open_input(file.path, mapped=True) as source:
+        if file.format is Format.IPC_FILE:
+            found = pa.ipc.open_file(source).schema
+            _check_fields(file, found, stored)
+            # One narrow column is enough to count rows without reading the rest of each batch.
+            narrow = min(range(len(found)), key=lambda i: _width(found.field(i).type), default=None)
+            options = pa.ipc.IpcReadOptions(included_fields=None if narrow is None else [narrow])
+            reader = pa.ipc.open_file(source, options=options)
+            rows = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+        else:
+            stream = pa.ipc.open_stream(source)
+            _check_fields(file, stream.schema, stored)
+            rows = [batch.num_rows for batch in stream]
+    total = sum(rows)
+    keep = _partition_passes(file, partitions, where)
+    return tuple(
+        Group(rows=count, size_bytes=file.size_bytes * count // max(1, total), keep=keep) for count in rows
+    )
+
+
+def _width(kind: pa.DataType) -> int:
+    try:
+        return int(kind.bit_width)
+    except ValueError:
+        return 1 << 30
+
+
+def _parquet_groups(meta: pq.FileMetaData, names: set[str], kept: set[int] | None) -> tuple[Group, ...]:
+    leaves: list[int] = []
+    if meta.num_row_groups:
+        first = meta.row_group(0)
+        leaves = [
+            i for i in range(first.num_columns) if first.column(i).path_in_schema.partition(".")[0] in names
+        ]
+    groups = []
+    for number in range(meta.num_row_groups):
+        group = meta.row_group(number)
+        size = sum(group.column(i).total_uncompressed_size for i in leaves)
+        groups.append(Group(rows=group.num_rows, size_bytes=size, keep=kept is None or number in kept))
+    return tuple(groups)
+
+
+def _kept_row_groups(
+    file: SourceFile, storage: Storage, partitions: pa.Schema, full: pa.Schema, where: Filter | None
+) -> set[int] | None:
+    if where is None:
+        return None
+    fragment = storage.parquet_fragment(file.path, partition_expression(file, partitions))
+    parts = fragment.split_by_row_group(where.expression, schema=full)
+    return {group.id for part in parts for group in part.row_groups}
+
+
+def partition_expression(file: SourceFile, partitions: pa.Schema) -> pc.Expression:
+    """What a file's Hive folders say of all its rows."""
+    result = pc.scalar(True)
+    for name, value in partition_values(file, partitions).items():
+        field = pc.field(name)
+        result = result & (field == value if value.is_valid else field.is_null())
+    return result
+
+
+def partition_values(file: SourceFile, partitions: pa.Schema) -> dict[str, pa.Scalar]:
+    """The value of each Hive column in one file; null where its path lacks the key."""
+    texts = dict(file.partitions)
+    values = {}
+    for field in partitions:
+        text = texts.get(field.name)
+        plain = int(text) if text is not None and pa.types.is_integer(field.type) else text
+        values[field.name] = pa.scalar(plain, field.type)
+    return values
+
+
+def _partition_passes(file: SourceFile, partitions: pa.Schema, where: Filter | None) -> bool:
+    if where is None or not where.columns <= set(partitions.names):
+        return True
+    row = {name: [value.as_py()] for name, value in partition_values(file, partitions).items()}
+    return bool(pa.table(row, schema=partitions).filter(where.expression).num_rows)

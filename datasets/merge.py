@@ -1,0 +1,135 @@
+"""From committed parts to the final files, in dataset order, restartable at any point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow.parquet as pq
+
+from ..errors import DatasetError, OutputError
+from .output import SUCCESS, Output
+from .parts import PartWriter
+from .records import CommitRecord, FinalPart, SuccessRecord
+from .storage import foreign_errors
+
+__all__ = ["DEFAULT_FILE_BYTES", "MergeGroup", "merge_group", "plan_merge", "publish"]
+
+DEFAULT_FILE_BYTES = 256 << 20
+_WHOLE_PART_SHARE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeGroup:
+    """The parts that become one final file.
+
+    Attributes:
+        name: The final file's name.
+        parts: Commit records in dataset order, each with a part.
+    """
+
+    name: str
+    parts: tuple[CommitRecord, ...]
+
+
+def plan_merge(commits: Iterable[CommitRecord], file_bytes: int = DEFAULT_FILE_BYTES) -> list[MergeGroup]:
+    """Groups committed parts into final files of about ``file_bytes``; large parts stay whole.
+
+    Args:
+        commits: One record a shard, in dataset order.
+        file_bytes: Target length of a final file.
+    """
+    groups: list[list[CommitRecord]] = []
+    filled = file_bytes
+    for commit in commits:
+        if commit.part is None:
+            continue
+        if filled + commit.part_bytes > file_bytes or commit.part_bytes * _WHOLE_PART_SHARE > file_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(commit)
+        filled += commit.part_bytes
+        if commit.part_bytes * _WHOLE_PART_SHARE > file_bytes:
+            filled = file_bytes
+    return [
+        MergeGroup(name=f"part-{number:05d}.parquet", parts=tuple(group))
+        for number, group in enumerate(groups)
+    ]
+
+
+def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -> FinalPart:
+    """Makes one final file, still hidden, under this run's own name.
+
+    A single part is linked or copied as it is, several are rewritten into one.
+
+    Raises:
+        OutputError: A part is missing or damaged, or the storage failed.
+    """
+    storage, target = output.storage, output.path("merged", f"{run}/{group.name}")
+    if len(group.parts) == 1:
+        (only,) = group.parts
+        assert only.part is not None
+        assert only.sha256 is not None
+        with foreign_errors(OutputError, f"cannot publish {storage.describe(only.part)}"):
+            storage.link_or_copy(only.part, target)
+        return FinalPart(name=group.name, rows=only.rows, size_bytes=only.part_bytes, sha256=only.sha256)
+    with PartWriter(storage, target, compression) as writer:
+        for commit in group.parts:
+            assert commit.part is not None
+            with (
+                foreign_errors(OutputError, f"cannot read {storage.describe(commit.part)}"),
+                storage.open_input(commit.part) as source,
+            ):
+                parquet = pq.ParquetFile(source)
+                if parquet.metadata.num_rows != commit.rows:
+                    raise OutputError(
+                        f"{storage.describe(commit.part)} has {parquet.metadata.num_rows:,} rows, "
+                        f"its commit says {commit.rows:,}",
+                        "the output was changed by hand; start afresh with --overwrite",
+                    )
+                for number in range(parquet.num_row_groups):
+                    for batch in parquet.read_row_group(number, use_threads=False).to_batches():
+                        writer.write(batch)
+        written = writer.close()
+    assert written is not None
+    return FinalPart(name=group.name, rows=written.rows, size_bytes=written.size_bytes, sha256=written.sha256)
+
+
+def publish(
+    output: Output,
+    finals: Sequence[FinalPart],
+    run: str,
+    *,
+    commits: Iterable[CommitRecord],
+    seconds: float,
+) -> SuccessRecord:
+    """Swaps the final files in, removes those of an earlier generation, and writes ``_SUCCESS`` last.
+
+    Raises:
+        OutputError: The storage failed; the swap is repeated by the next run.
+        DatasetError: Files and commits disagree on the number of rows.
+    """
+    storage = output.storage
+    records = list(commits)
+    rows = sum(final.rows for final in finals)
+    if rows != sum(record.rows for record in records):
+        raise DatasetError(
+            f"the final files hold {rows:,} rows, the commits {sum(r.rows for r in records):,}",
+            "this is a defect of trtfleet",
+        )
+    record = SuccessRecord(
+        generation=output.generation,
+        rows=rows,
+        bad_rows=sum(r.bad_rows for r in records),
+        parts=[asdict(final) for final in finals],
+        seconds=seconds,
+    )
+    with foreign_errors(OutputError, f"cannot publish to {storage.url}"):
+        storage.delete([SUCCESS])
+        for final in finals:
+            storage.publish(output.path("merged", f"{run}/{final.name}"), final.name)
+        names = {final.name for final in finals}
+        storage.delete([name for name in output.visible() if name not in names])
+        storage.put(SUCCESS, record.encode())
+        output.forget()
+    return record

@@ -1,0 +1,200 @@
+"""An output: what is where below OUT, and the protocol by which a shard is committed exactly once.
+
+    OUT/part-00000.parquet ...                      final, in dataset order; all that a plain reader sees
+    OUT/_SUCCESS                                    written last
+    OUT/_trtfleet/g0001/job.json                    what was asked (a generation per --overwrite)
+    OUT/_trtfleet/g0001/parts/<shard>-<attempt>.parquet
+    OUT/_trtfleet/g0001/commits/<shard>.json        which attempt won; put-if-absent, never overwritten
+    OUT/_trtfleet/g0001/quarantine/<shard>-<attempt>.parquet
+    OUT/_trtfleet/g0001/runs/<run>.json             how each run went, for ``status``
+
+A part becomes part of the result by its commit record alone. Whoever comes second, a slow twin or an actor
+believed dead, finds the record there and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ..errors import FingerprintError, OutputError
+from .records import CommitRecord, JobRecord, RunRecord, SuccessRecord
+from .storage import Storage, foreign_errors
+
+__all__ = ["HIDDEN", "SUCCESS", "Output"]
+
+HIDDEN = "_trtfleet"
+SUCCESS = "_SUCCESS"
+_GENERATION = re.compile(rf"{HIDDEN}/(g\d{{4,}})/")
+_FINAL = re.compile(r"part-\d{5,}\.parquet")
+_IO_THREADS = 32
+
+_R = TypeVar("_R", bound=CommitRecord | RunRecord)
+
+
+class Output:
+    """One generation of an output.
+
+    Args:
+        storage: The output's root.
+        generation: Its generation's name, ``g0001`` and up.
+        job: What it was asked to hold.
+    """
+
+    def __init__(self, storage: Storage, generation: str, job: JobRecord) -> None:
+        self.storage = storage
+        self.generation = generation
+        self.job = job
+
+    @classmethod
+    def latest(cls, storage: Storage) -> Output | None:
+        """The newest generation, or None where trtfleet has written nothing yet.
+
+        Raises:
+            OutputError: The location cannot be read, or holds records of a later version.
+        """
+        with foreign_errors(OutputError, f"cannot read {storage.url}"):
+            names = {m[1] for entry in storage.list(HIDDEN) if (m := _GENERATION.match(entry.path))}
+            for generation in sorted(names, key=lambda name: (len(name), name), reverse=True):
+                path = f"{HIDDEN}/{generation}/job.json"
+                data = storage.get(path)
+                if data is not None:
+                    return cls(storage, generation, JobRecord.decode(data, storage.describe(path)))
+        return None
+
+    @classmethod
+    def create(cls, storage: Storage, job: JobRecord, after: Output | None = None) -> Output:
+        """Starts a generation; of two drivers at once one creates it and both use it.
+
+        Raises:
+            OutputError: The location cannot be written, or holds files of another program.
+            FingerprintError: Another driver just started a different job there.
+        """
+        number = int(after.generation[1:]) + 1 if after else 1
+        generation = f"g{number:04d}"
+        path = f"{HIDDEN}/{generation}/job.json"
+        with foreign_errors(OutputError, f"cannot write to {storage.url}"):
+            if after is None:
+                _refuse_foreign(storage)
+            if storage.put_new(path, job.encode()):
+                return cls(storage, generation, job)
+            data = storage.get(path)
+        theirs = JobRecord.decode(data or b"", storage.describe(path))
+        output = cls(storage, generation, theirs)
+        output.require(job.fingerprint)
+        return output
+
+    def require(self, fingerprint: Any) -> None:
+        """Makes sure that a run asks for what this generation holds.
+
+        Raises:
+            FingerprintError: It does not; the message names the first difference.
+        """
+        ours, theirs = dict(fingerprint), dict(self.job.fingerprint)
+        different = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+        if different:
+            key = different[0]
+            more = f" (and {', '.join(different[1:])})" if different[1:] else ""
+            raise FingerprintError(
+                f"{self.storage.url} holds another job: {key} was {theirs.get(key)!r}, "
+                f"now {ours.get(key)!r}{more}",
+                "choose another output, repeat the first command, or start afresh with --overwrite",
+            )
+
+    def path(self, kind: str, name: str) -> str:
+        """Path of a hidden object of this generation below the output."""
+        return f"{HIDDEN}/{self.generation}/{kind}/{name}"
+
+    def agree(self, name: str, propose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What all processes of this generation hold to be ``name``: the first proposal stands.
+
+        Args:
+            name: Of the record.
+            propose: Called when there is none yet; its result must be JSON.
+        """
+        path = f"{HIDDEN}/{self.generation}/{name}.json"
+        with foreign_errors(OutputError, f"cannot write to {self.storage.url}"):
+            data = self.storage.get(path)
+            if data is None:
+                self.storage.put_new(path, json.dumps(propose()).encode())
+                data = self.storage.get(path)
+        try:
+            found = json.loads(data or b"")
+        except ValueError as error:
+            raise OutputError(f"{self.storage.describe(path)} is damaged: {error}") from error
+        return found if isinstance(found, dict) else {}
+
+    def commit(self, record: CommitRecord) -> CommitRecord:
+        """Commits a shard unless another attempt already did.
+
+        Returns:
+            The record that stands: ``record``, or the winner's.
+
+        Raises:
+            OutputError: The storage failed; whether the commit happened is then unknown, and repeating the
+                shard is safe.
+        """
+        path = self.path("commits", f"{record.shard}.json")
+        with foreign_errors(OutputError, f"cannot commit to {self.storage.url}"):
+            if self.storage.put_new(path, record.encode()):
+                return record
+            data = self.storage.get(path)
+        return CommitRecord.decode(data or b"", self.storage.describe(path))
+
+    def committed(self) -> dict[str, CommitRecord]:
+        """Every commit record of this generation, by shard id."""
+        return {record.shard: record for record in self._records("commits", CommitRecord.decode)}
+
+    def runs(self) -> list[RunRecord]:
+        """Every run's account, oldest first."""
+        return sorted(self._records("runs", RunRecord.decode), key=lambda run: run.started_s)
+
+    def _records(self, kind: str, decode: Callable[[bytes, str], _R]) -> Iterable[_R]:
+        def read(path: str) -> list[_R]:
+            data = self.storage.get(path)
+            return [] if data is None else [decode(data, self.storage.describe(path))]
+
+        with foreign_errors(OutputError, f"cannot read {self.storage.url}"):
+            paths = [entry.path for entry in self.storage.list(self.path(kind, "").rstrip("/"))]
+            with ThreadPoolExecutor(_IO_THREADS, "records") as pool:
+                return [record for found in pool.map(read, paths) for record in found]
+
+    def report_run(self, record: RunRecord) -> None:
+        """Replaces a run's account."""
+        with foreign_errors(OutputError, f"cannot write to {self.storage.url}"):
+            self.storage.put(self.path("runs", f"{record.run}.json"), record.encode())
+
+    def success(self) -> SuccessRecord | None:
+        """The success record, if this very generation is finished."""
+        with foreign_errors(OutputError, f"cannot read {self.storage.url}"):
+            data = self.storage.get(SUCCESS)
+        if data is None:
+            return None
+        record = SuccessRecord.decode(data, self.storage.describe(SUCCESS))
+        return record if record.generation == self.generation else None
+
+    def visible(self) -> list[str]:
+        """Names of the final files that stand now, of whatever generation."""
+        return [name for entry in self.storage.list() if _FINAL.fullmatch(name := entry.path)]
+
+    def forget(self) -> None:
+        """Deletes what a finished output no longer needs: parts, and all of earlier generations."""
+        parts = self.path("parts", "")
+        merged = self.path("merged", "")
+        own = f"{HIDDEN}/{self.generation}/"
+        for entry in self.storage.list(HIDDEN):
+            if not entry.path.startswith(own) or entry.path.startswith((parts, merged)):
+                self.storage.delete([entry.path])
+
+
+def _refuse_foreign(storage: Storage) -> None:
+    foreign = [entry.path for entry in storage.list() if not entry.path.startswith(f"{HIDDEN}/")]
+    if foreign:
+        raise OutputError(
+            f"{storage.url} is not empty: it holds {len(foreign)} files of another program, "
+            f"{foreign[0]} first",
+            "choose an empty or new location",
+        )

@@ -1,0 +1,222 @@
+"""Reading a shard: its rows as record batches, in file order, fetched ahead by a thread pool."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import DatasetError
+from .discovery import Format, SourceFile
+from .filters import Filter
+from .footers import partition_values
+from .shards import Segment, Shard
+from .storage import Storage, foreign_errors
+
+__all__ = ["Block", "Projection", "ShardReader"]
+
+_TASK_BYTES = 8 << 20
+_CACHED_FOOTERS = 64
+_STREAM_ROWS = 1 << 16
+_ROW = "__trtfleet_row__"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """What is read of each file.
+
+    Attributes:
+        columns: Names to deliver, partition columns included, in this order.
+        partitions: The columns that come from Hive folders.
+        where: Rows that do not pass are dropped while reading.
+    """
+
+    columns: tuple[str, ...]
+    partitions: pa.Schema
+    where: Filter | None = None
+
+    @property
+    def stored(self) -> list[str]:
+        """The columns that files hold: those delivered and those the filter needs."""
+        wanted = dict.fromkeys([*self.columns, *sorted(self.where.columns if self.where else ())])
+        return [name for name in wanted if name not in self.partitions.names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Some rows of a shard.
+
+    Attributes:
+        batch: The projected columns.
+        rows: int64[n], each row's number in its file.
+    """
+
+    batch: pa.RecordBatch
+    rows: np.ndarray
+
+
+class ShardReader:
+    """Reads shards, several at once from several threads; keeps the footers of recent files.
+
+    Args:
+        projection: Columns and filter.
+        pool: Where row groups are fetched and decoded.
+        prefetch_bytes: How many bytes of one shard may be read ahead of its consumer.
+    """
+
+    def __init__(self, projection: Projection, pool: Executor, prefetch_bytes: int) -> None:
+        self._projection = projection
+        self._pool = pool
+        self._prefetch_bytes = prefetch_bytes
+        self._footers: OrderedDict[str, pq.FileMetaData | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, shard: Shard, block_rows: int) -> Iterator[Block]:
+        """Yields the shard's rows that pass the filter, in file order, at most ``block_rows`` a block.
+
+        Raises:
+            DatasetError: The file cannot be read or is not the one that was planned.
+        """
+        row_bytes = max(1, shard.size_bytes // max(1, shard.rows))
+        ahead = max(1, self._prefetch_bytes // _TASK_BYTES)
+        runs = _split(shard.segments, max(1, _TASK_BYTES // row_bytes))
+        waiting: deque[Future[list[Block]]] = deque()
+        try:
+            for run in runs:
+                waiting.append(self._pool.submit(self._read_run, shard.file, run, block_rows))
+                if len(waiting) > ahead:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _read_run(self, file: SourceFile, run: Sequence[Segment], block_rows: int) -> list[Block]:
+        doing = f"cannot read {file.url}, row group {run[0].group}"
+        with foreign_errors(DatasetError, doing, "is the file intact?"):
+            storage = Storage(file.root)
+            footer = self._footer(storage, file)
+            match file.format:
+                case Format.PARQUET:
+                    batches = self._parquet(storage, file, run, footer)
+                case _:
+                    batches = self._ipc(storage, file, run)
+            rows = np.concatenate([np.arange(s.first_row, s.first_row + s.rows) for s in run])
+            return list(self._blocks(file, batches, rows, block_rows))
+
+    def _footer(self, storage: Storage, file: SourceFile) -> pq.FileMetaData | None:
+        with self._lock:
+            if file.url in self._footers:
+                self._footers.move_to_end(file.url)
+                return self._footers[file.url]
+        entry = storage.head(file.path)
+        if entry is None or (entry.size_bytes, entry.version) != (file.size_bytes, file.version):
+            found = "is gone" if entry is None else f"has {entry.size_bytes:,} bytes, version {entry.version}"
+            raise DatasetError(
+                f"{file.url} changed under the job: planned with {file.size_bytes:,} bytes, "
+                f"version {file.version}, it now {found}",
+                "run again with --overwrite once the data is stable",
+            )
+        footer = None
+        if file.format is Format.PARQUET:
+            with storage.open_input(file.path) as source:
+                footer = pq.ParquetFile(source).metadata
+        with self._lock:
+            self._footers[file.url] = footer
+            while len(self._footers) > _CACHED_FOOTERS:
+                self._footers.popitem(last=False)
+        return footer
+
+    def _parquet(
+        self, storage: Storage, file: SourceFile, run: Sequence[Segment], footer: pq.FileMetaData | None
+    ) -> Iterator[pa.RecordBatch]:
+        columns = self._projection.stored
+        with storage.open_input(file.path) as source:
+            parquet = pq.ParquetFile(source, metadata=footer, pre_buffer=not storage.is_local)
+            if all(s.rows == parquet.metadata.row_group(s.group).num_rows for s in run):
+                table = parquet.read_row_groups([s.group for s in run], columns=columns, use_threads=False)
+                yield from _as_batches(table, sum(s.rows for s in run))
+                return
+            for segment in run:
+                # Parquet has no random access inside a row group: decode from its start, keep our rows.
+                position, stop = 0, segment.offset + segment.rows
+                rows = min(_STREAM_ROWS, stop)
+                for batch in parquet.iter_batches(rows, [segment.group], columns, use_threads=False):
+                    start = max(0, segment.offset - position)
+                    kept = batch.slice(start, max(0, min(batch.num_rows, stop - position) - start))
+                    if kept.num_rows:
+                        yield kept
+                    position += batch.num_rows
+                    if position >= stop:
+                        break
+
+    def _ipc(self, storage: Storage, file: SourceFile, run: Sequence[Segment]) -> Iterator[pa.RecordBatch]:
+        columns = self._projection.stored
+        with storage.open_input(file.path, mapped=True) as source:
+            opened = (pa.ipc.open_file if file.format is Format.IPC_FILE else pa.ipc.open_stream)(source)
+            options = pa.ipc.IpcReadOptions(
+                included_fields=[opened.schema.get_field_index(name) for name in columns] or None
+            )
+            if file.format is Format.IPC_FILE:
+                reader = pa.ipc.open_file(source, options=options)
+                for segment in run:
+                    batch = reader.get_batch(segment.group).slice(segment.offset, segment.rows)
+                    yield batch.select(columns)
+                return
+            source.seek(0)
+            wanted = {segment.group: segment for segment in run}
+            for number, batch in enumerate(pa.ipc.open_stream(source, options=options)):
+                if number in wanted:
+                    yield batch.slice(wanted[number].offset, wanted[number].rows).select(columns)
+                if number >= run[-1].group:
+                    return
+
+    def _blocks(
+        self, file: SourceFile, batches: Iterator[pa.RecordBatch], rows: np.ndarray, block_rows: int
+    ) -> Iterator[Block]:
+        projection = self._projection
+        constants = partition_values(file, projection.partitions)
+        position = 0
+        for batch in batches:
+            numbers = rows[position : position + batch.num_rows]
+            position += batch.num_rows
+            for name, value in constants.items():
+                batch = batch.append_column(
+                    projection.partitions.field(name), pa.repeat(value, batch.num_rows)
+                )
+            if projection.where is not None:
+                numbered = batch.append_column(_ROW, pa.array(numbers))
+                passed = numbered.filter(projection.where.expression)
+                batch, numbers = passed, passed.column(_ROW).to_numpy()
+            batch = batch.select(list(projection.columns))
+            for start in range(0, batch.num_rows, block_rows):
+                stop = min(start + block_rows, batch.num_rows)
+                yield Block(batch=batch.slice(start, stop - start), rows=numbers[start:stop])
+
+
+def _as_batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
+    # A projection of no stored column has no batches of its own but still its number of rows.
+    if table.num_columns:
+        yield from table.to_batches()
+    else:
+        yield pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+
+
+def _split(segments: Sequence[Segment], task_rows: int) -> Iterator[Sequence[Segment]]:
+    """Runs of segments of about ``task_rows`` each, so that small row groups are fetched together."""
+    edges, filled = [0], 0
+    for number, segment in enumerate(segments):
+        if filled and filled + segment.rows > task_rows:
+            edges.append(number)
+            filled = 0
+        filled += segment.rows
+    edges.append(len(segments))
+    return (segments[start:stop] for start, stop in pairwise(edges))

@@ -1,0 +1,129 @@
+"""Cutting a dataset into shards: pure planning over the sizes that files' footers state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ..errors import UsageError
+from .discovery import SourceFile
+
+__all__ = ["DEFAULT_SHARD_BYTES", "Group", "Segment", "Shard", "plan_shards", "suggest_shard_bytes"]
+
+DEFAULT_SHARD_BYTES = 64 << 20
+_SMALLEST_SHARD_BYTES = 16 << 10
+_SHARDS_PER_ACTOR = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What a footer says of one row group or record batch.
+
+    Attributes:
+        rows: Its rows.
+        size_bytes: Uncompressed bytes of the columns the job reads.
+        keep: False when statistics prove that no row passes the filter.
+    """
+
+    rows: int
+    size_bytes: int
+    keep: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A run of rows inside one row group.
+
+    Attributes:
+        group: The row group's or record batch's number in its file.
+        offset: First row, counted inside the group.
+        rows: How many rows.
+        first_row: The first row's number in its file.
+    """
+
+    group: int
+    offset: int
+    rows: int
+    first_row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A unit of work: some rows of one file, in file order.
+
+    Attributes:
+        id: Digest of the file's name, size and version and of the rows; the same in every run.
+        index: Position in dataset order.
+        file: The file to read.
+        segments: Which rows.
+        size_bytes: Uncompressed bytes of the columns the job reads.
+    """
+
+    id: str
+    index: int
+    file: SourceFile
+    segments: tuple[Segment, ...]
+    size_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows before any filter."""
+        return sum(segment.rows for segment in self.segments)
+
+
+def suggest_shard_bytes(total_bytes: int, actors: int) -> int:
+    """A shard size that gives each actor several shards, at most ``DEFAULT_SHARD_BYTES``."""
+    wanted = total_bytes // max(1, actors * _SHARDS_PER_ACTOR)
+    return min(DEFAULT_SHARD_BYTES, max(_SMALLEST_SHARD_BYTES, wanted))
+
+
+def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_bytes: int) -> list[Shard]:
+    """Packs consecutive row groups of a file into shards of about ``shard_bytes``.
+
+    A row group of half as much again and more is cut by row offsets into nearly equal pieces.
+
+    Raises:
+        UsageError: ``shard_bytes`` is not positive.
+    """
+    if shard_bytes < 1:
+        raise UsageError(f"shard_bytes must be >= 1, got {shard_bytes}")
+    shards: list[Shard] = []
+    for file, groups in dataset:
+        pending: list[tuple[Segment, int]] = []
+        pending_bytes = 0
+        for segment, size in _segments(groups, shard_bytes):
+            if pending and pending_bytes + size > shard_bytes:
+                shards.append(_shard(len(shards), file, pending))
+                pending, pending_bytes = [], 0
+            pending.append((segment, size))
+            pending_bytes += size
+        if pending:
+            shards.append(_shard(len(shards), file, pending))
+    return shards
+
+
+def _segments(groups: Sequence[Group], shard_bytes: int) -> Iterator[tuple[Segment, int]]:
+    first_row = 0
+    for number, group in enumerate(groups):
+        if group.keep and group.rows:
+            pieces = min(group.rows, max(1, round(group.size_bytes / shard_bytes)))
+            edges = [group.rows * piece // pieces for piece in range(pieces + 1)]
+            for start, stop in pairwise(edges):
+                segment = Segment(group=number, offset=start, rows=stop - start, first_row=first_row + start)
+                yield segment, group.size_bytes * (stop - start) // group.rows
+        first_row += group.rows
+
+
+def _shard(index: int, file: SourceFile, parts: Sequence[tuple[Segment, int]]) -> Shard:
+    segments = tuple(segment for segment, _ in parts)
+    rows = ",".join(f"{s.group}:{s.offset}+{s.rows}" for s in segments)
+    name = f"{file.url}\0{file.size_bytes}\0{file.version}\0{rows}"
+    return Shard(
+        id=hashlib.sha256(name.encode()).hexdigest()[:20],
+        index=index,
+        file=file,
+        segments=segments,
+        size_bytes=sum(size for _, size in parts),
+    )

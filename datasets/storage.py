@@ -1,0 +1,236 @@
+"""One directory or object-store prefix: the few operations every protocol of trtfleet is built on.
+
+Reading and streaming writes go through pyarrow's filesystems; put-if-absent, which pyarrow lacks, and
+listings with entity tags go through obstore. Both find their credentials in the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import LocalStore, S3Store
+
+from ..errors import OutputError, TrtfleetError, UsageError
+
+__all__ = ["Entry", "Storage", "foreign_errors", "one_line"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One stored object.
+
+    Attributes:
+        path: Relative to its storage's root, with forward slashes.
+        size_bytes: Its length.
+        version: Changes when the content does: the ETag in an object store, the modification time on disk.
+    """
+
+    path: str
+    size_bytes: int
+    version: str
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, short enough for a terminal."""
+    text = (str(error) or type(error).__name__).strip().splitlines()
+    line = text[0].strip() if text else type(error).__name__
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+@contextlib.contextmanager
+def foreign_errors(kind: type[TrtfleetError], doing: str, hint: str = "") -> Iterator[None]:
+    """Turns what storage and Arrow libraries raise inside the block into ``kind``."""
+    try:
+        yield
+    except TrtfleetError:
+        raise
+    except (OSError, BaseError, pa.ArrowException) as error:
+        raise kind(f"{doing}: {one_line(error)}", hint or _hint_for(error)) from error
+
+
+def _hint_for(error: BaseException) -> str:
+    text = str(error).lower()
+    if "no space left" in text:
+        return "free some space there"
+    if any(word in text for word in ("credential", "access denied", "accessdenied", "forbidden")):
+        return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+    if "nosuchbucket" in text or "bucket does not exist" in text:
+        return "create the bucket first"
+    if isinstance(error, PermissionError) or "permission denied" in text:
+        return "check the permissions of that path"
+    return ""
+
+
+class Storage:
+    """A root that objects are read from and written to by relative path.
+
+    Instances hold no connection of their own worth closing, compare by URL, and travel between processes
+    as their URL.
+
+    Args:
+        url: A directory, ``file://`` URL, or ``s3://bucket/prefix``.
+
+    Raises:
+        UsageError: The URL's scheme is not supported or its bucket is missing.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        text = os.fspath(url)
+        parts = urlsplit(text)
+        self._store: Any
+        if parts.scheme == "s3":
+            if not parts.netloc:
+                raise UsageError(f"{text} names no bucket", "write s3://bucket/prefix")
+            bucket, prefix = parts.netloc, unquote(parts.path).strip("/")
+            self.is_local = False
+            self.root = f"{bucket}/{prefix}" if prefix else bucket
+            self.url = f"s3://{self.root}"
+            with foreign_errors(OutputError, f"cannot set up access to {self.url}"):
+                self._filesystem, _ = pafs.FileSystem.from_uri(self.url)
+                self._store = S3Store(bucket, prefix=prefix or None, client_options={"allow_http": True})
+        elif parts.scheme in ("", "file"):
+            self.is_local = True
+            self.root = os.path.abspath(unquote(parts.path) if parts.scheme else os.path.expanduser(text))
+            self.url = self.root
+            self._filesystem = pafs.LocalFileSystem()
+            self._store = None
+        else:
+            raise UsageError(f"{text}: {parts.scheme}:// is not supported", "use a local path or s3://")
+
+    def __repr__(self) -> str:
+        return f"Storage({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return (Storage, (self.url,))
+
+    def describe(self, path: str = "") -> str:
+        """The full name of an object, for messages and records."""
+        return f"{self.url}/{path}" if path else self.url
+
+    def _objects(self) -> Any:
+        # A local store needs its directory, which reading must not create.
+        if self._store is None:
+            self._store = LocalStore(self.root, mkdir=True)
+        return self._store
+
+    def _full(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def exists(self) -> bool:
+        """Whether the root directory exists; an object store's prefix always does."""
+        return not self.is_local or os.path.isdir(self.root)
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        """Creates an object, atomically, unless it is there.
+
+        Returns:
+            False when the object was already there; it is then unchanged.
+        """
+        try:
+            obstore.put(self._objects(), path, data, mode="create")
+        except (AlreadyExistsError, PreconditionError, FileExistsError):
+            return False
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        """Creates or replaces an object; a reader sees the old or the new one, never a part."""
+        obstore.put(self._objects(), path, data)
+
+    def get(self, path: str) -> bytes | None:
+        """An object's content, or None when there is none."""
+        if not self.exists():
+            return None
+        try:
+            return bytes(obstore.get(self._objects(), path).bytes())
+        except FileNotFoundError:
+            return None
+
+    def head(self, path: str) -> Entry | None:
+        """An object's size and version, or None when there is none."""
+        if not self.exists():
+            return None
+        try:
+            return self._entry(obstore.head(self._objects(), path))
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """Every object below a folder, sorted by path."""
+        if not self.exists():
+            return []
+        found: list[Entry] = []
+        for chunk in obstore.list(self._objects(), prefix or None, chunk_size=1000):
+            found.extend(map(self._entry, chunk))
+        return sorted(found, key=lambda entry: entry.path)
+
+    def _entry(self, meta: Any) -> Entry:
+        version = meta["last_modified"].isoformat() if self.is_local else meta["e_tag"]
+        return Entry(path=meta["path"], size_bytes=meta["size"], version=version or "")
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Deletes objects; those already gone are passed over."""
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._objects(), path)
+
+    def publish(self, source: str, target: str) -> None:
+        """Makes a whole object visible under its final name, replacing what stands there.
+
+        On disk the object is renamed, in an object store copied by the server. Repeating a finished
+        publish is harmless.
+        """
+        if self.is_local:
+            os.replace(self._full(source), self._full(target))
+        else:
+            obstore.copy(self._objects(), source, target, overwrite=True)
+
+    def link_or_copy(self, source: str, target: str) -> None:
+        """Gives an object a second name, without moving bytes where the storage allows it."""
+        if self.is_local:
+            temporary = self._full(target) + ".link"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            os.makedirs(os.path.dirname(temporary), exist_ok=True)
+            os.link(self._full(source), temporary)
+            os.replace(temporary, self._full(target))
+            # rename(2) does nothing between two links of one file.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        else:
+            obstore.copy(self._objects(), source, target, overwrite=True)
+
+    def open_input(self, path: str = "", *, mapped: bool = False) -> pa.NativeFile:
+        """Opens an object for random access, on request mapped into memory if local; the caller closes it."""
+        if mapped and self.is_local:
+            return pa.memory_map(self._full(path))
+        return self._filesystem.open_input_file(self._full(path))
+
+    def parquet_fragment(self, path: str, guarantee: pc.Expression) -> pads.ParquetFileFragment:
+        """An Arrow dataset fragment over one Parquet object, every row of which satisfies ``guarantee``."""
+        return pads.ParquetFileFormat().make_fragment(
+            self._full(path), filesystem=self._filesystem, partition_expression=guarantee
+        )
+
+    def open_output(self, path: str) -> pa.NativeFile:
+        """Opens a new object for streaming; only ``close`` completes it, and the caller must call it."""
+        full = self._full(path)
+        if self.is_local:
+            os.makedirs(os.path.dirname(full), mode=0o700, exist_ok=True)
+        return self._filesystem.open_output_stream(full)

@@ -1,0 +1,138 @@
+"""Preflight: everything that can be wrong is found here, before any actor starts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..datasets.discovery import discover, snapshot_digest
+from ..datasets.filters import Filter
+from ..datasets.footers import Dataset, inspect, read_schema
+from ..datasets.output import HIDDEN, Output
+from ..datasets.reading import Projection
+from ..datasets.storage import Storage, foreign_errors
+from ..errors import MismatchError, OutputError
+from ..trt_actors.hooks import load_hook
+from ..trt_actors.model import Model, load_model
+from .network import Fitted, fit
+from .spec import ScoreSpec
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked job.
+
+    Attributes:
+        spec: What was asked.
+        model: The loaded model.
+        dataset: Its files and row groups.
+        projection: What is read of them.
+        fitted: The network and its bindings.
+        storage: Where results go.
+        fingerprint: Everything that decides the output's content.
+        existing: The output's newest generation; None where there is none.
+    """
+
+    spec: ScoreSpec
+    model: Model
+    dataset: Dataset
+    projection: Projection
+    fitted: Fitted
+    storage: Storage
+    fingerprint: Mapping[str, Any]
+    existing: Output | None
+
+
+def make_plan(spec: ScoreSpec) -> Plan:
+    """Loads the model, reads the dataset's footers, fits both together and looks at the output.
+
+    Raises:
+        TrtfleetError: Whatever would make the job fail later and can be seen now.
+    """
+    model = load_model(spec.model)
+    if model.batch is not None and spec.batch_size is not None and spec.batch_size > model.batch:
+        raise MismatchError(
+            f"--batch-size {spec.batch_size} exceeds the model's fixed batch size {model.batch}",
+            f"say --batch-size {model.batch} or export the model with a free batch dimension",
+        )
+    for hook in (spec.preprocess, spec.postprocess):
+        if hook is not None:
+            load_hook(hook, os.getcwd())
+    files = discover(spec.data)
+    schema = read_schema(files)
+    fitted = fit(spec, model, schema)
+    where = None if spec.filter is None else Filter(spec.filter)
+    needed = dict.fromkeys([*fitted.columns, *sorted(where.columns if where else ())])
+    if where is not None:
+        where.check(schema)
+    dataset = inspect(files, list(needed), where)
+    storage = Storage(spec.out)
+    fingerprint = _fingerprint(spec, model, fitted, len(files), snapshot_digest(files))
+    return Plan(
+        spec=spec,
+        model=model,
+        dataset=dataset,
+        projection=Projection(columns=fitted.columns, partitions=dataset.partitions, where=where),
+        fitted=fitted,
+        storage=storage,
+        fingerprint=fingerprint,
+        existing=_look_at(storage, fingerprint, spec),
+    )
+
+
+def _look_at(storage: Storage, fingerprint: Mapping[str, Any], spec: ScoreSpec) -> Output | None:
+    if storage.is_local and os.path.exists(storage.root) and not os.path.isdir(storage.root):
+        raise OutputError(f"{storage.url} is a file", "name a folder")
+    existing = Output.latest(storage)
+    if existing is not None and not spec.overwrite:
+        existing.require(fingerprint)
+    probe = f"{HIDDEN}/probe-{secrets.token_hex(4)}"
+    with foreign_errors(OutputError, f"cannot write to {storage.url}"):
+        storage.put(probe, b"")
+        storage.delete([probe])
+    return existing
+
+
+def _fingerprint(spec: ScoreSpec, model: Model, fitted: Fitted, files: int, snapshot: str) -> dict[str, Any]:
+    inputs = {b.input.name: list(b.columns) for b in fitted.bindings or ()}
+    return {
+        "model": model.digest,
+        "data": f"{files} files, snapshot {snapshot[:16]}",
+        "input": inputs or {name: list(columns) for name, columns in spec.input.items()},
+        "keep": list(spec.keep),
+        "normalize": spec.normalize,
+        "layout": spec.layout,
+        "resize": None if spec.resize is None else list(spec.resize),
+        "emit": spec.emit,
+        "output": list(spec.output),
+        "preprocess": _hook_identity(spec.preprocess),
+        "postprocess": _hook_identity(spec.postprocess),
+        "columns": list(spec.columns),
+        "filter": spec.filter,
+        "fill_null": spec.fill_null,
+        "pad_to": spec.pad_to,
+        "pad_value": spec.pad_value,
+        "mask": list(spec.mask),
+        "batch_size": spec.batch_size or "auto",
+        "shard_bytes": spec.shard_bytes or "auto",
+        "compression": spec.compression,
+    }
+
+
+def _hook_identity(name: str | None) -> str | None:
+    """The hook's name with a digest of its source, so that an edited hook is another job."""
+    if name is None:
+        return None
+    module = sys.modules.get(name.partition(":")[0])
+    path = getattr(module, "__file__", None)
+    if path is None or not os.path.isfile(path):
+        return name
+    with open(path, "rb") as file:
+        return f"{name}@{hashlib.sha256(file.read()).hexdigest()[:12]}"

@@ -1,0 +1,138 @@
+"""What a user sees while a job runs: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["Reporter", "Silent", "Snapshot", "reporter_for"]
+
+_LINE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """How far a job is.
+
+    Attributes:
+        rows_planned: Rows of all shards, before any filter inside row groups.
+        rows_passed: Rows of the finished shards, counted the same way.
+        rows_written: Rows scored by this run and earlier ones.
+        bad_rows: Rows quarantined.
+        shards_done: Shards finished.
+        shards_total: All shards.
+        actors: Actors at work.
+        failures: Attempts and actors that failed.
+        rows_per_s: Rows this run wrote, by its seconds of scoring.
+    """
+
+    rows_planned: int
+    rows_passed: int
+    rows_written: int
+    bad_rows: int
+    shards_done: int
+    shards_total: int
+    actors: int
+    failures: int
+    rows_per_s: float
+
+
+class Reporter(Protocol):
+    """Shows a job's progress; a context manager around the job."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def say(self, text: str) -> None:
+        """Shows one line."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Shows how far the job is; called several times a second."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """Drops the line."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Drops the snapshot."""
+
+
+class _Lines(Silent):
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last_s = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def update(self, snapshot: Snapshot) -> None:
+        if time.monotonic() - self._last_s >= _LINE_EVERY_S:
+            self._last_s = time.monotonic()
+            share = 100 * snapshot.rows_passed / max(1, snapshot.rows_planned)
+            self.say(
+                f"{share:5.1f}%  {snapshot.shards_done:,} of {snapshot.shards_total:,} shards, "
+                f"{snapshot.rows_written:,} rows, {_detail(snapshot)}"
+            )
+
+
+class _Bar:
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows"),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self._task = self._progress.add_task("scoring", total=None, detail="starting", visible=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._progress.update(
+            self._task,
+            total=snapshot.rows_planned,
+            completed=snapshot.rows_passed,
+            detail=_detail(snapshot),
+            visible=True,
+        )
+
+
+def _detail(snapshot: Snapshot) -> str:
+    parts = [f"{snapshot.rows_per_s:,.0f} rows/s", f"{snapshot.actors} actors"]
+    if snapshot.bad_rows:
+        parts.append(f"{snapshot.bad_rows:,} bad rows")
+    if snapshot.failures:
+        parts.append(f"{snapshot.failures:,} failures")
+    return ", ".join(parts)
+
+
+def reporter_for(stream: TextIO = sys.stderr) -> Reporter:
+    """A bar where the stream is a terminal, lines elsewhere."""
+    console = Console(file=stream)
+    return _Bar(console) if console.is_terminal else _Lines(stream)

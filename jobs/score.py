@@ -1,0 +1,214 @@
+"""The scoring job: plan, run on Ray, merge, publish; repeatable at any point."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ..cluster.budgets import Limits
+from ..cluster.metrics import JobMetrics
+from ..cluster.pool import ActorPool, Work
+from ..cluster.scheduler import Scheduler
+from ..cluster.session import Resources, Session, connect
+from ..datasets.merge import merge_group, plan_merge, publish
+from ..datasets.output import Output
+from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
+from ..datasets.shards import Shard, plan_shards, suggest_shard_bytes
+from ..errors import EmptyDatasetError, OutputError
+from ..trt_actors.actor import ScoreActor
+from ..trt_actors.backends import wants_gpu
+from ..trt_actors.task import ScoreTask
+from .account import Account
+from .plan import Plan, make_plan
+from .progress import Reporter, Silent
+from .spec import ScoreSpec
+from .summary import Summary
+
+__all__ = ["run_score"]
+
+_SHARDS_IN_FLIGHT = 2
+_SPARE_THREADS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A plan on its way: its shards, where it writes, and this run's name."""
+
+    plan: Plan
+    shards: list[Shard]
+    output: Output
+    run: str
+
+
+def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
+    """Scores a dataset; see ``ScoreSpec``.
+
+    Every row of the dataset ends up in the output once, in dataset order, or in quarantine. An interrupted
+    call is resumed by the same call.
+
+    Args:
+        spec: What to do.
+        reporter: Where progress is shown; nowhere by default.
+
+    Raises:
+        TrtfleetError: The job failed; what was committed stays for the next call.
+    """
+    start_s = time.monotonic()
+    with reporter or Silent() as shown:
+        plan = make_plan(spec)
+        finished = _finished(plan)
+        if finished is not None:
+            return _nothing_to_do(plan, finished)
+        shown.say(
+            f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows, "
+            f"{plan.dataset.size_bytes:,} bytes to read"
+        )
+        with connect(spec.address) as session:
+            return _run(plan, session, shown, start_s)
+
+
+def _finished(plan: Plan) -> SuccessRecord | None:
+    if plan.existing is None or plan.spec.overwrite:
+        return None
+    return plan.existing.success()
+
+
+def _nothing_to_do(plan: Plan, record: SuccessRecord) -> Summary:
+    return Summary(
+        out=plan.storage.url,
+        rows=record.rows,
+        bad_rows=record.bad_rows,
+        files=len(record.parts),
+        already_finished=True,
+    )
+
+
+def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summary:
+    spec = plan.spec
+    gpus = 1.0 if wants_gpu(spec.backend, session.gpus) else 0.0
+    resources = Resources(cpus=float(spec.cpus_per_actor), gpus=gpus)
+    room = session.room_for(resources)
+    actors = spec.actors or room
+    if actors > room:
+        shown.say(f"the cluster has room for {room} of {actors} actors; the others wait for it")
+    job = _open(plan, actors)
+    committed = job.output.committed()
+    account = Account(job.output, job.shards, committed, job.run, shown, JobMetrics(job.run))
+    scheduler = Scheduler(
+        [(shard.id, shard.rows) for shard in job.shards],
+        Limits(actors=actors, in_flight_per_actor=_SHARDS_IN_FLIGHT, max_bad_rows=spec.max_bad_rows),
+        {shard: (record.rows, record.bad_rows) for shard, record in committed.items()},
+    )
+    account.watch(scheduler)
+    by_id = {shard.id: shard for shard in job.shards}
+    work = Work(
+        actor=ScoreActor,
+        task=ray.put(_task(job)),
+        resources=resources,
+        threads=_SHARDS_IN_FLIGHT + _SPARE_THREADS,
+        payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
+        count=lambda receipt: (receipt.record.rows, receipt.record.bad_rows),
+    )
+    pool = ActorPool(
+        scheduler,
+        work,
+        on_started=account.actor_started,
+        on_done=account.shard_done,
+        on_progress=account.progress,
+    )
+    try:
+        pool.run()
+        account.scored()
+        success = _finish(job, account, pool, time.monotonic() - start_s)
+    except BaseException as error:
+        account.failed(error)
+        raise
+    finally:
+        pool.close()
+    return account.summary(success, time.monotonic() - start_s)
+
+
+def _open(plan: Plan, actors: int) -> _Job:
+    """Cuts the dataset and opens the generation to write: the unfinished one of the same job, or a new one."""
+    existing = plan.existing
+    if existing is not None and plan.spec.overwrite:
+        same = dict(existing.job.fingerprint) == dict(plan.fingerprint)
+        if not same or existing.success() is not None:
+            existing = None
+    wanted = plan.spec.shard_bytes or suggest_shard_bytes(plan.dataset.size_bytes, actors)
+    resolved = existing.job.resolved if existing else {"shard_bytes": wanted}
+    shards = plan_shards(plan.dataset.files, int(resolved["shard_bytes"]))
+    if existing is None:
+        record = JobRecord(
+            fingerprint=plan.fingerprint,
+            resolved=resolved,
+            shards=len(shards),
+            rows=plan.dataset.rows,
+            model=os.path.basename(plan.spec.model),
+        )
+        existing = Output.create(plan.storage, record, after=plan.existing)
+        if existing.job.resolved != resolved:
+            # Another driver created it a moment ago, with its own idea of a shard.
+            shards = plan_shards(plan.dataset.files, int(existing.job.resolved["shard_bytes"]))
+    return _Job(plan=plan, shards=shards, output=existing, run=secrets.token_hex(4))
+
+
+def _task(job: _Job) -> ScoreTask:
+    plan, spec = job.plan, job.plan.spec
+    return ScoreTask(
+        network=plan.fitted.network,
+        projection=plan.projection,
+        bindings=plan.fitted.bindings,
+        given=tuple(spec.input.items()),
+        binding_options=plan.fitted.options,
+        masks=plan.fitted.masks,
+        keep=spec.keep,
+        preprocess=spec.preprocess,
+        postprocess=spec.postprocess,
+        hook_folder=os.getcwd(),
+        output_url=job.output.storage.url,
+        generation=job.output.generation,
+        job=job.output.job,
+        compression=spec.compression,
+        batch_size=spec.batch_size,
+        backend=spec.backend,
+        threads=spec.cpus_per_actor,
+        max_bad_rows=spec.max_bad_rows,
+    )
+
+
+def _finish(job: _Job, account: Account, pool: ActorPool, seconds: float) -> SuccessRecord:
+    """Merges and publishes, unless another driver on the same output already did."""
+    commits = account.commits()
+    if not any(commit.rows or commit.bad_rows for commit in commits):
+        raise EmptyDatasetError(
+            f"no row passes --filter {job.plan.spec.filter!r}"
+            if job.plan.spec.filter
+            else "the dataset has no rows",
+            "check the filter's values",
+        )
+    try:
+        finals = _merge(job, commits, pool)
+        return publish(job.output, finals, job.run, commits=commits, seconds=seconds)
+    except OutputError:
+        theirs = job.output.success()
+        if theirs is None:
+            raise
+        return theirs
+
+
+def _merge(job: _Job, commits: Sequence[CommitRecord], pool: ActorPool) -> list[FinalPart]:
+    groups = plan_merge(commits)
+    compression = job.plan.spec.compression
+    found: list[Any] = pool.map("merge", [(group, job.run) for group in groups]) if len(groups) > 1 else []
+    found = found or [None] * len(groups)
+    return [
+        result if isinstance(result, FinalPart) else merge_group(job.output, group, job.run, compression)
+        for group, result in zip(groups, found, strict=True)
+    ]

@@ -1,0 +1,490 @@
+"""The scheduler against adversaries: a slow, plain model that scans everything checks every action."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trtfleet.cluster.budgets import Limits
+from trtfleet.cluster.events import (
+    Action,
+    ActorDied,
+    ActorFailedToStart,
+    ActorReady,
+    Dispatch,
+    Event,
+    Fail,
+    FailureKind,
+    Finish,
+    ShardDone,
+    ShardError,
+    StartActor,
+    StopActor,
+    StopRequested,
+    Tick,
+    WakeAt,
+)
+from trtfleet.cluster.scheduler import Scheduler
+
+ROWS = 10
+STEPS_S = (0.0, 0.0, 0.1, 1.0, 6.0, 40.0, -1.0)
+
+
+class Tape:
+    """Choices out of bytes; zeros when they are used up."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.data)
+
+    def below(self, count: int) -> int:
+        self.at += 1
+        return self.data[self.at - 1] % count if self.at <= len(self.data) else 0
+
+
+class World:
+    """A cluster that does what the scheduler asks, and checks everything that it asks."""
+
+    def __init__(self, shards: int, limits: Limits, committed: int = 0) -> None:
+        self.limits = limits
+        self.keys = [f"s{number}" for number in range(shards)]
+        self.finished = dict.fromkeys(self.keys[:committed], (ROWS, 0))
+        self.now = 100.0
+        self.starting: list[str] = []
+        self.ready: list[str] = []
+        self.names: set[str] = set()
+        self.flight: dict[str, dict[tuple[str, int], float]] = {}
+        self.lost: list[tuple[str, str, int]] = []
+        self.attempts: set[tuple[str, int]] = set()
+        self.errors: Counter[str] = Counter()
+        self.deaths: Counter[str] = Counter()
+        self.due: dict[str, float] = {}
+        self.dead = self.failed_starts = self.duplicates = 0
+        self.durations: deque[float] = deque(maxlen=101)
+        self.wake: float | None = None
+        self.end: Finish | Fail | None = None
+        self.history: list[Event] = []
+        self.scheduler = Scheduler([(key, ROWS) for key in self.keys], limits, dict(self.finished))
+        self.check(self.scheduler.start(self.now), set())
+
+    # ---- what the state is, by scanning
+
+    def copies(self, shard: str) -> list[float]:
+        if shard in self.finished:
+            return []
+        return [at for held in self.flight.values() for (key, _), at in held.items() if key == shard]
+
+    def waiting(self) -> list[str]:
+        return [key for key in self.keys if key not in self.finished and not self.copies(key)]
+
+    def first_in_line(self) -> str | None:
+        due = [key for key in self.waiting() if self.due.get(key, -math.inf) <= self.now]
+        tried = {shard for shard, _ in self.attempts}
+        return next((key for key in due if key in tried), next(iter(due), None))
+
+    def next_actor(self) -> str | None:
+        room = [name for name in self.ready if len(self.flight[name]) < self.limits.in_flight_per_actor]
+        return min(room, key=lambda name: len(self.flight[name]), default=None)
+
+    def straggler_due(self) -> float | None:
+        """When the oldest attempt that may be duplicated becomes a straggler, if an actor is idle for it."""
+        actor = self.next_actor()
+        if actor is None or self.flight[actor] or self.waiting():
+            return None
+        copies = [self.copies(key) for key in self.keys]
+        oldest = min((min(ats) for ats in copies if 0 < len(ats) < self.limits.copies), default=None)
+        if oldest is None:
+            return None
+        median = statistics.median(self.durations) if self.durations else 0.0
+        return oldest + max(self.limits.straggler_min_s, self.limits.straggler_factor * median)
+
+    def expected_wake(self) -> float | None:
+        if self.next_actor() is None:
+            return None
+        waiting = self.waiting()
+        return min(self.due[key] for key in waiting) if waiting else self.straggler_due()
+
+    # ---- events
+
+    def tell(self, event: Event) -> list[Action]:
+        self.now = max(self.now, event.at_s)
+        self.history.append(event)
+        kinds = self.take_note(event) if self.end is None else set()
+        actions = self.scheduler.handle(event)
+        self.check(actions, kinds)
+        return actions
+
+    def take_note(self, event: Event) -> set[tuple[FailureKind, str | None]]:
+        """Apply an event; returns the failures that it must lead to, any of them."""
+        kinds: set[tuple[FailureKind, str | None]] = set()
+        limits = self.limits
+        match event:
+            case ActorReady(actor=name) if name in self.starting:
+                self.starting.remove(name)
+                self.ready.append(name)
+                self.flight[name] = {}
+                self.failed_starts = 0
+            case ActorFailedToStart(actor=name) | ActorDied(actor=name) if name in self.starting:
+                self.starting.remove(name)
+                self.failed_starts += 1
+                if self.failed_starts > limits.consecutive_failed_starts:
+                    kinds.add((FailureKind.ACTOR_STARTS, None))
+            case ActorFailedToStart(actor=name) | ActorDied(actor=name) if name in self.ready:
+                self.ready.remove(name)
+                self.dead += 1
+                for shard, attempt in self.flight.pop(name):
+                    self.lost.append((name, shard, attempt))
+                    if shard not in self.finished:
+                        self.deaths[shard] += 1
+                        if self.deaths[shard] > limits.shard_deaths:
+                            kinds.add((FailureKind.SHARD_DEATHS, shard))
+                allowed = max(8, 4 * limits.actors) if limits.actor_deaths is None else limits.actor_deaths
+                if self.dead > allowed:
+                    kinds.add((FailureKind.ACTOR_DEATHS, None))
+            case ShardDone(actor=name, shard=shard, attempt=attempt) if shard in self.keys:
+                started = self.flight.get(name, {}).pop((shard, attempt), None)
+                if shard not in self.finished:
+                    self.finished[shard] = (event.rows, event.bad_rows)
+                    if started is not None:
+                        self.durations.append(self.now - started)
+                    if limits.max_bad_rows is not None and self.bad_rows() > limits.max_bad_rows:
+                        kinds.add((FailureKind.BAD_ROWS, None))
+            case ShardError(actor=name, shard=shard, attempt=attempt):
+                held = self.flight.get(name, {}).pop((shard, attempt), None)
+                if held is not None and shard not in self.finished:
+                    self.errors[shard] += 1
+                    delay = min(limits.backoff_cap_s, limits.backoff_s * 2 ** (self.errors[shard] - 1))
+                    self.due[shard] = self.now + delay
+                    if not event.retryable or self.errors[shard] > limits.shard_errors:
+                        kinds.add((FailureKind.SHARD_DATA, shard))
+            case StopRequested():
+                kinds.add((FailureKind.STOPPED, None))
+            case _:
+                pass
+        return kinds
+
+    def bad_rows(self) -> int:
+        return sum(bad for _, bad in self.finished.values())
+
+    # ---- actions
+
+    def check(self, actions: Sequence[Action], kinds: set[tuple[FailureKind, str | None]]) -> None:
+        if self.end is not None:
+            assert actions == []
+            return
+        unfinished = len(self.keys) - len(self.finished)
+        if kinds or not unfinished:
+            self.check_end(actions, kinds)
+        else:
+            assert not any(isinstance(action, Finish | Fail | StopActor) for action in actions)
+            wakes = [action for action in actions if isinstance(action, WakeAt)]
+            assert wakes == list(actions[len(actions) - len(wakes) :])
+            for action in actions:
+                match action:
+                    case StartActor(actor=name):
+                        assert name not in self.names
+                        self.names.add(name)
+                        self.starting.append(name)
+                        assert len(self.starting) + len(self.ready) <= min(self.limits.actors, unfinished)
+                    case Dispatch():
+                        self.check_dispatch(action)
+                    case WakeAt(at_s=at_s):
+                        assert at_s > self.now
+                        assert at_s != self.wake
+                        self.wake = at_s
+            self.check_nothing_left(bool(wakes))
+        self.check_counts()
+
+    def check_end(self, actions: Sequence[Action], kinds: set[tuple[FailureKind, str | None]]) -> None:
+        *stops, last = actions
+        idle = {name for name in self.ready if not self.flight[name]}
+        busy = set(self.ready) - idle
+        if kinds:
+            assert isinstance(last, Fail)
+            assert (last.kind, last.shard) in kinds
+            expected = {name: name in idle for name in (*self.starting, *self.ready)}
+        else:
+            assert last == Finish()
+            expected = dict.fromkeys(busy, False) if idle else {}
+        assert len(stops) == len(expected)
+        for name, graceful in expected.items():
+            assert StopActor(actor=name, graceful=graceful) in stops
+        self.end = last
+
+    def check_dispatch(self, action: Dispatch) -> None:
+        assert action.actor == self.next_actor()
+        assert (action.shard, action.attempt) not in self.attempts
+        assert action.shard not in self.finished
+        first = self.first_in_line()
+        if first is not None:
+            assert action.shard == first
+        else:
+            due = self.straggler_due()
+            assert due is not None
+            assert due <= self.now
+            duplicable = {
+                key: min(ats) for key in self.keys if 0 < len(ats := self.copies(key)) < self.limits.copies
+            }
+            assert duplicable[action.shard] == min(duplicable.values())
+            self.duplicates += 1
+        self.attempts.add((action.shard, action.attempt))
+        assert action.shard not in {shard for shard, _ in self.flight[action.actor]}
+        self.flight[action.actor][action.shard, action.attempt] = self.now
+        assert len(self.flight[action.actor]) <= self.limits.in_flight_per_actor
+        assert len(self.copies(action.shard)) <= max(1, self.limits.copies)
+
+    def check_nothing_left(self, announced: bool) -> None:
+        unfinished = len(self.keys) - len(self.finished)
+        assert len(self.starting) + len(self.ready) >= min(self.limits.actors, unfinished)
+        assert self.next_actor() is None or self.first_in_line() is None
+        due = self.straggler_due()
+        assert due is None or due > self.now
+        wake = self.expected_wake()
+        if wake is None:
+            assert not announced
+        else:
+            assert self.wake == wake
+        self.wake = wake
+        assert self.scheduler.handle(Tick(at_s=self.now)) == []
+
+    def check_counts(self) -> None:
+        scheduler = self.scheduler
+        running = sum(1 for key in self.keys if self.copies(key))
+        assert scheduler.shards_done == len(self.finished)
+        assert scheduler.rows_done == sum(rows for rows, _ in self.finished.values())
+        assert scheduler.bad_rows == self.bad_rows()
+        assert scheduler.deaths == self.dead
+        assert scheduler.errors == sum(self.errors.values())
+        assert scheduler.actors_ready == len(self.ready)
+        assert scheduler.finished == isinstance(self.end, Finish)
+        assert scheduler.failed == (self.end if isinstance(self.end, Fail) else None)
+        if self.end is None:
+            assert scheduler.running == running
+            assert scheduler.pending + scheduler.running + scheduler.shards_done == len(self.keys)
+
+    # ---- executors
+
+    def in_flight(self) -> list[tuple[str, str, int]]:
+        return [(name, shard, attempt) for name, held in self.flight.items() for shard, attempt in held]
+
+    def done(self, name: str, shard: str, attempt: int, bad_rows: int = 0) -> ShardDone:
+        return ShardDone(
+            at_s=self.now, actor=name, shard=shard, attempt=attempt, rows=ROWS, bad_rows=bad_rows
+        )
+
+    def adversarial_event(self, tape: Tape) -> Event:
+        at_s = self.now + STEPS_S[tape.below(len(STEPS_S))]
+        choice, pick = tape.below(24), tape.below(256)
+        held = self.in_flight()
+        name, shard, attempt = held[pick % len(held)] if held else ("actor-9999", "s0", 1)
+        bad_rows = int(pick % 11 == 10)
+        starting = self.starting[pick % len(self.starting)] if self.starting else name
+        ready = self.ready[pick % len(self.ready)] if self.ready else starting
+        match choice:
+            case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7:
+                return ShardDone(
+                    at_s=at_s, actor=name, shard=shard, attempt=attempt, rows=ROWS, bad_rows=bad_rows
+                )
+            case 8 | 9 | 10 | 11 | 12:
+                return ActorReady(at_s=at_s, actor=starting)
+            case 13:
+                return ActorFailedToStart(at_s=at_s, actor=starting, reason="no memory")
+            case 14:
+                return ActorDied(at_s=at_s, actor=ready, reason="killed")
+            case 15:
+                return ActorDied(at_s=at_s, actor=starting, reason="killed")
+            case 16 | 17:
+                return ShardError(
+                    at_s=at_s,
+                    actor=name,
+                    shard=shard,
+                    attempt=attempt,
+                    reason="broken",
+                    retryable=pick % 16 != 15,
+                )
+            case 18:
+                return Tick(at_s=at_s)
+            case 19:
+                return Tick(at_s=at_s if self.wake is None else self.wake)
+            case 20 if self.lost:
+                # A fenced actor that was taken for dead had committed after all.
+                actor, late, number = self.lost[pick % len(self.lost)]
+                return ShardDone(
+                    at_s=at_s, actor=actor, shard=late, attempt=number, rows=ROWS, bad_rows=bad_rows
+                )
+            case 21 | 22 if self.history:
+                return self.history[pick % len(self.history)]
+            case 23 if pick == 255:
+                return StopRequested(at_s=at_s, reason="interrupted")
+            case _:
+                return ShardDone(
+                    at_s=at_s, actor="stranger", shard="unknown", attempt=1, rows=ROWS, bad_rows=1
+                )
+
+    def run_adversary(self, tape: Tape) -> None:
+        while tape and self.end is None:
+            self.tell(self.adversarial_event(tape))
+
+    def run_fairly(self) -> int:
+        """Every start succeeds, every attempt completes, the oldest first; returns the events it took."""
+        steps = 0
+        while self.end is None:
+            steps += 1
+            held = self.in_flight()
+            if self.starting:
+                self.tell(ActorReady(at_s=self.now + 0.5, actor=self.starting[0]))
+            elif held:
+                name, shard, attempt = min(held, key=lambda key: self.flight[key[0]][key[1:]])
+                self.now += 0.5
+                self.tell(self.done(name, shard, attempt))
+            else:
+                assert self.wake is not None, "nothing runs, nothing is due, and the job is not over"
+                self.tell(Tick(at_s=self.wake))
+        return steps
+
+
+def loosened(limits: Limits) -> Limits:
+    """The same timing with budgets that are never spent, for long sequences."""
+    return replace(
+        limits,
+        max_bad_rows=None,
+        shard_errors=1000,
+        shard_deaths=1000,
+        actor_deaths=1000,
+        consecutive_failed_starts=1000,
+    )
+
+
+def limits_with(spare: st.SearchStrategy[int]) -> st.SearchStrategy[Limits]:
+    """Limits with small budgets, any of which `spare` may replace."""
+    return st.builds(
+        Limits,
+        actors=st.integers(1, 4),
+        in_flight_per_actor=st.integers(1, 3),
+        max_bad_rows=st.none() | st.integers(0, 25) | spare,
+        shard_errors=st.integers(0, 3) | spare,
+        shard_deaths=st.integers(0, 3) | spare,
+        actor_deaths=st.none() | st.integers(0, 5) | spare,
+        consecutive_failed_starts=st.integers(0, 3) | spare,
+        backoff_s=st.sampled_from([0.0, 0.5, 4.0]),
+        backoff_cap_s=st.sampled_from([10.0, 30.0]),
+        straggler_factor=st.sampled_from([0.0, 1.0, 3.0]),
+        straggler_min_s=st.sampled_from([0.0, 5.0]),
+        copies=st.integers(1, 3),
+    )
+
+
+limits_tight = limits_with(st.nothing())
+limits_any = st.one_of(limits_tight, limits_with(st.just(1000)), limits_with(st.just(1000)).map(loosened))
+shard_counts = st.sampled_from([0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
+tapes = st.binary(min_size=600, max_size=1500)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    limits=limits_any,
+    shards=shard_counts,
+    committed=st.integers(0, 3),
+    tape=tapes,
+)
+def test_every_sequence_is_answered_as_the_plain_model_says_and_then_ends(
+    limits: Limits, shards: int, committed: int, tape: bytes
+) -> None:
+    world = World(shards, limits, min(shards, committed))
+    world.run_adversary(Tape(tape))
+    steps = world.run_fairly()
+    # Starts, attempts in flight, further attempts of each shard, and ticks.
+    assert steps <= limits.actors * (1 + limits.in_flight_per_actor) + shards * (limits.copies + 2)
+    end, count = world.end, len(world.history)
+    world.run_adversary(Tape(tape))
+    for event in world.history[:count]:
+        assert world.scheduler.handle(event) == []
+    assert world.end is end
+
+
+def test_the_adversary_reaches_every_ending_and_duplicates_late_and_lost_attempts() -> None:
+    ends: Counter[str] = Counter()
+    duplicates = late = 0
+    for seed in range(250):
+        chance = random.Random(seed)
+        limits = Limits(
+            actors=chance.randint(1, 4),
+            max_bad_rows=chance.choice([None, 1]),
+            shard_errors=chance.choice([1, 50]),
+            shard_deaths=chance.choice([0, 1, 50]),
+            actor_deaths=chance.choice([2, 50]),
+            consecutive_failed_starts=chance.choice([1, 50]),
+            straggler_min_s=1.0,
+        )
+        world = World(chance.randint(1, 12), limits)
+        world.run_adversary(Tape(chance.randbytes(600)))
+        world.run_fairly()
+        ends[world.end.kind if isinstance(world.end, Fail) else "finish"] += 1
+        duplicates += world.duplicates
+        late += sum(1 for _, shard, _ in world.lost if shard in world.finished)
+    assert set(ends) == {*FailureKind, "finish"}
+    assert min(duplicates, late, ends["finish"]) >= 20
+
+
+@settings(max_examples=300, deadline=None)
+@given(limits=limits_any, shards=shard_counts, tape=tapes)
+def test_the_same_events_give_the_same_actions(limits: Limits, shards: int, tape: bytes) -> None:
+    world = World(shards, limits)
+    world.run_adversary(Tape(tape))
+    plan = [(key, ROWS) for key in world.keys]
+    first, second = Scheduler(plan, limits), Scheduler(plan, limits)
+    assert first.start(100.0) == second.start(100.0)
+    for event in world.history:
+        assert first.handle(event) == second.handle(event)
+    assert first.failures == second.failures
+
+
+@settings(max_examples=100, deadline=None)
+@given(limits=limits_tight, shards=st.integers(1, 12))
+@pytest.mark.parametrize("what", ["deaths", "starts", "errors", "bad_rows"])
+def test_an_executor_that_ruins_everything_leads_to_a_failure(what: str, limits: Limits, shards: int) -> None:
+    world = World(shards, limits)
+    while world.end is None:
+        held = world.in_flight()
+        if what == "starts":
+            world.tell(ActorFailedToStart(at_s=world.now, actor=world.starting[0], reason="no memory"))
+        elif world.starting:
+            world.tell(ActorReady(at_s=world.now, actor=world.starting[0]))
+        elif not held:
+            assert world.wake is not None
+            world.tell(Tick(at_s=world.wake))
+        elif what == "deaths":
+            world.tell(ActorDied(at_s=world.now + 0.1, actor=held[0][0], reason="killed"))
+        elif what == "errors":
+            name, shard, attempt = held[0]
+            world.tell(
+                ShardError(
+                    at_s=world.now + 0.1,
+                    actor=name,
+                    shard=shard,
+                    attempt=attempt,
+                    reason="broken",
+                    retryable=True,
+                )
+            )
+        else:
+            world.tell(world.done(*held[0], bad_rows=ROWS))
+    budget = limits.max_bad_rows
+    if what == "bad_rows" and (budget is None or budget >= shards * ROWS):
+        assert isinstance(world.end, Finish)
+        return
+    assert isinstance(world.end, Fail)
+    if what == "starts":
+        assert len(world.history) == limits.consecutive_failed_starts + 1
+    elif what == "bad_rows":
+        assert budget is not None
+        assert len(world.finished) == budget // ROWS + 1

@@ -1,0 +1,54 @@
+"""The Ray actor around a Scorer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import ray
+
+from ..datasets.merge import MergeGroup, merge_group
+from ..datasets.output import Output
+from ..datasets.records import FinalPart
+from ..datasets.shards import Shard
+from ..datasets.storage import Storage
+from ..errors import ActorStartError
+from .scorer import Scorer
+from .task import ActorInfo, Receipt, ScoreTask
+
+__all__ = ["ScoreActor"]
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class ScoreActor:
+    """Scores shards in a process of its own; several calls at once, one per shard in flight."""
+
+    def __init__(self) -> None:
+        self._scorer: Scorer | None = None
+        self._task: ScoreTask | None = None
+
+    def start(self, task: ScoreTask) -> ActorInfo:
+        """Loads the network; called once, before any other method."""
+        self._task = task
+        self._scorer = Scorer(task)
+        return self._scorer.info
+
+    def score(self, shard: Shard, attempt: str) -> Receipt:
+        """See ``Scorer.score``."""
+        if self._scorer is None:
+            raise ActorStartError("a shard came before the model was loaded")
+        return self._scorer.score(shard, attempt)
+
+    def merge(self, group: MergeGroup, run: str) -> FinalPart:
+        """See ``merge_group``."""
+        if self._task is None:
+            raise ActorStartError("a merge came before the job was known")
+        output = Output(Storage(self._task.output_url), self._task.generation, self._task.job)
+        return merge_group(output, group, run, self._task.compression)
+
+    def exit(self) -> None:
+        """Ends the process at once; everything it committed is in storage."""
+        with contextlib.suppress(Exception):
+            if self._scorer is not None:
+                self._scorer.close()
+        os._exit(0)

@@ -1,0 +1,73 @@
+"""The contract between the pipeline and whatever executes a network: engines and their slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from ..datasets.signature import TensorSpec
+
+__all__ = ["Engine", "Slot"]
+
+
+class Slot(Protocol):
+    """One batch on its way through an engine: the memory of its inputs and outputs.
+
+    The engine owns the memory behind ``buffer`` and ``outputs`` and reuses it for the slot's next batch.
+    """
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Memory to fill in place with an input of this shape (rows first), uninitialized."""
+
+    def bind(self, name: str, array: np.ndarray) -> None:
+        """Takes an input as it is.
+
+        Engines that read host memory borrow the C-contiguous array until ``wait`` returns; others copy it
+        into ``buffer``.
+        """
+
+    @property
+    def outputs(self) -> Mapping[str, np.ndarray]:
+        """Outputs by name, (rows, ...), valid from ``wait`` until the slot's next batch."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Executes one network on one device.
+
+    Constructors touch no device; ``open`` does. Slots are filled by any thread; ``enqueue`` and ``wait`` are
+    called by one thread, in the same order.
+
+    Attributes:
+        backend: What executes, for reports: ``onnxruntime-cpu`` and the like.
+        inputs: What to feed.
+        outputs: What comes back.
+        max_batch_size: Most rows a batch may have; None when nothing limits it.
+    """
+
+    backend: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int | None
+
+    def open(self) -> Self:
+        """Acquires the device and loads the network.
+
+        Raises:
+            ModelError: The network cannot be loaded.
+            BackendError: The device or its libraries are not available.
+        """
+
+    def slot(self) -> Slot:
+        """A new slot."""
+
+    def enqueue(self, slot: Slot, rows: int) -> None:
+        """Starts executing the first ``rows`` rows of a filled slot."""
+
+    def wait(self, slot: Slot) -> None:
+        """Returns when the slot's outputs are valid; raises what its execution raised."""
+
+    def close(self) -> None:
+        """Releases device and memory; harmless when repeated."""

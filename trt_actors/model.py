@@ -1,0 +1,155 @@
+"""Loading an ONNX model from a file: checked, hashed, and described as tensors with a batch dimension."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import checker
+
+from ..datasets.signature import TensorSpec
+from ..errors import ModelError
+from .external import digest_and_inline
+from .interface import fill_output_shapes, has_shape, input_specs, output_specs
+from .operators import check_operators, check_versions, uses_runtime_operators
+from .walk import strings_are_text
+
+__all__ = ["Model", "load_model"]
+
+_MAX_FILE_BYTES = 2**31 - 1
+_MAGIC = (
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"PK\x03\x04", "a ZIP archive, as PyTorch saves checkpoints"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"ftrt", "a TensorRT plan"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A loaded model.
+
+    Attributes:
+        proto: The model. Its external data is inlined unless ``external_folder`` is set, and output shapes
+            that the file lacked are filled in as far as shape inference found them. Owned by this object: do
+            not change it.
+        digest: SHA-256 in hex over the model file and the external data it refers to.
+        external_folder: The folder that external data of ``proto`` lies in, when it is too large to inline.
+        inputs: The inputs that need data, in graph order; optional ones (with an initializer) are left out.
+        outputs: The outputs with one entry per row, in graph order.
+        unbatched_outputs: Names of outputs without a batch dimension, or of unknown rank.
+        unsupported_outputs: Names of outputs that are no tensors, or of an element type that numpy lacks.
+        custom_domains: Operator domains outside the ONNX specification, sorted.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    digest: str
+    external_folder: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    unbatched_outputs: tuple[str, ...] = ()
+    unsupported_outputs: tuple[str, ...] = ()
+    custom_domains: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size the model insists on, or None when it takes any."""
+        return self.inputs[0].batch
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Loads and checks a model.
+
+    Args:
+        path: A local ONNX file.
+
+    Raises:
+        ModelError: The file cannot be read, is not a valid ONNX model, uses operators, versions, types or
+            shapes that are not supported, or refers to external data that is missing or outside its folder.
+    """
+    path = os.fspath(path)
+    try:
+        return _load(path)
+    except ModelError as error:
+        # Names in a model and messages about it may hold line breaks.
+        fact = " ".join(error.fact.split())
+        raise ModelError(f"{path}: {fact}", " ".join(error.hint.split())) from error.__cause__
+
+
+def _load(path: str) -> Model:
+    file_bytes = _read(path)
+    proto = _parse(file_bytes)
+    check_versions(proto)
+    custom_domains = check_operators(proto)
+    inputs = input_specs(proto.graph)
+    folder = os.path.dirname(os.path.abspath(path))
+    digest, is_external = digest_and_inline(proto, file_bytes=file_bytes, folder=folder)
+    del file_bytes
+    inference_failure = fill_output_shapes(proto)
+    # The checker resolves external files against the working folder and insists on output shapes and on the
+    # operators of the specification; models that run fine may lack each of these.
+    if not is_external and not uses_runtime_operators(proto) and all(map(has_shape, proto.graph.output)):
+        try:
+            checker.check_model(proto)
+        except (checker.ValidationError, ValueError) as error:
+            message = str(error).split("==>")[0]
+            raise ModelError(f"is not a valid ONNX model: {message}", "export the model again") from error
+    outputs, unbatched, unsupported = output_specs(proto.graph, inputs[0].batch, inference_failure)
+    return Model(
+        proto=proto,
+        digest=digest,
+        external_folder=folder if is_external else None,
+        inputs=inputs,
+        outputs=outputs,
+        unbatched_outputs=unbatched,
+        unsupported_outputs=unsupported,
+        custom_domains=custom_domains,
+    )
+
+
+def _read(path: str) -> bytes:
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelError("is a directory", "name the .onnx file inside it")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError("is not a regular file")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise ModelError(
+                f"has {status.st_size} bytes, an ONNX file can have at most {_MAX_FILE_BYTES}",
+                "save the model with its weights as external data",
+            )
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ModelError("does not exist", "check the path of the model") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _parse(file_bytes: bytes) -> onnx.ModelProto:
+    hint = "give an .onnx file; one that was copied may be truncated"
+    if not file_bytes:
+        raise ModelError("is empty (0 bytes)", hint)
+    kind = next((kind for magic, kind in _MAGIC if file_bytes.startswith(magic)), "")
+    if kind:
+        raise ModelError(f"is {kind}, not an ONNX model", hint)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(file_bytes)
+    except DecodeError as error:
+        raise ModelError(f"is not an ONNX model or is truncated ({len(file_bytes)} bytes)", hint) from error
+    if not proto.ir_version:
+        raise ModelError("is not an ONNX model: it has no IR version", hint)
+    if not proto.HasField("graph"):
+        raise ModelError("has no graph", hint)
+    if not strings_are_text(proto):
+        raise ModelError("holds a name that is not UTF-8", hint)
+    return proto

@@ -1,0 +1,114 @@
+"""One actor's work without Ray: load the network once, then score shard after shard."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from ..datasets.output import Output
+from ..datasets.reading import ShardReader
+from ..datasets.records import CommitRecord
+from ..datasets.shards import Shard
+from ..datasets.storage import Storage
+from .attempt import AttemptWriter, BatchFailedError, run_carefully, run_fast
+from .backends import open_engine
+from .feed import BadInput, Feed
+from .hooks import load_hook
+from .pipeline import Pipeline
+from .results import Results
+from .task import ActorInfo, Receipt, ScoreTask
+from .tuning import agree_batch_size
+
+__all__ = ["Scorer"]
+
+
+class Scorer:
+    """Scores shards for one job on one device; ``score`` may be called by several threads at once.
+
+    Use as a context manager, or call ``close``.
+
+    Args:
+        task: The job.
+
+    Raises:
+        TrtfleetError: The network cannot be loaded, the backend is missing, or a hook cannot be imported.
+    """
+
+    def __init__(self, task: ScoreTask) -> None:
+        start = time.monotonic()
+        self._task = task
+        self._output = Output(Storage(task.output_url), task.generation, task.job)
+        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
+        postprocess = load_hook(task.postprocess, task.hook_folder) if task.postprocess else None
+        self._engine, not_taken = open_engine(task)
+        self._batch_size = agree_batch_size(self._engine, self._output, task.batch_size)
+        # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
+        self._readers = ThreadPoolExecutor(task.threads, "reader")
+        self._decoders = ThreadPoolExecutor(task.threads, "decoder")
+        self._reader = ShardReader(task.projection, self._readers, task.prefetch_bytes)
+        self._feed = Feed(task, preprocess, self._decoders)
+        self._results = Results(self._engine.outputs, postprocess)
+        self._pipeline = Pipeline(self._engine, task.slots)
+        self.info = ActorInfo(
+            backend=self._engine.backend,
+            not_taken=not_taken,
+            batch_size=self._batch_size,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+            start_s=time.monotonic() - start,
+        )
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads and releases the device."""
+        self._pipeline.close()
+        self._readers.shutdown()
+        self._decoders.shutdown()
+        self._engine.close()
+
+    def score(self, shard: Shard, attempt: str) -> Receipt:
+        """Scores a shard and commits it, unless another attempt commits first.
+
+        Args:
+            shard: What to score.
+            attempt: A name no other attempt at any shard of this output has.
+
+        Raises:
+            TrtfleetError: The shard cannot be scored; nothing of this attempt is visible.
+        """
+        start = time.monotonic()
+        self._pipeline.begin(self._batch_size)
+        try:
+            try:
+                record = self._attempt(shard, attempt, careful=False)
+            except BatchFailedError:
+                # Some row breaks the engine or a hook: once more, slowly, to find out which.
+                record = self._attempt(shard, attempt, careful=True)
+        finally:
+            self._pipeline.end()
+        return Receipt(
+            record=record,
+            won=record.attempt == attempt,
+            seconds=time.monotonic() - start,
+            stats=self._pipeline.stats,
+        )
+
+    def _attempt(self, shard: Shard, attempt: str, *, careful: bool) -> CommitRecord:
+        bad: list[BadInput] = []
+        blocks = self._reader.read(shard, self._batch_size)
+        batches = self._feed.batches(blocks, self._batch_size, bad)
+        reorder = self._feed.is_ragged
+        codec = self._task.compression
+        with AttemptWriter(self._output, shard, attempt, codec, reorder=reorder) as writer:
+            if careful:
+                run_carefully(self._pipeline, batches, self._results, writer, bad)
+            else:
+                run_fast(self._pipeline, batches, self._results, writer)
+            return writer.commit(bad)

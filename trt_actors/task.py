@@ -1,0 +1,107 @@
+"""What every actor of a scoring job is told, once, and what it answers about each shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..datasets.bindings import BindingOptions, ColumnBinding
+from ..datasets.reading import Projection
+from ..datasets.records import CommitRecord, JobRecord
+from ..datasets.signature import TensorSpec
+from .graph import Prepared
+from .pipeline import PipelineStats
+
+__all__ = ["ActorInfo", "Receipt", "ScoreTask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTask:
+    """One scoring job, as an actor needs it.
+
+    Attributes:
+        network: The model with pre- and post-processing built in.
+        projection: Columns to read, and the row filter.
+        bindings: Which columns feed which input; None when a preprocess hook decides at run time.
+        given: Columns the user named per input, for binding after a preprocess hook.
+        binding_options: What the user said about the columns.
+        masks: Inputs that get the attention mask of the ragged ones.
+        keep: Columns carried into the output.
+        preprocess: Hook name or None.
+        postprocess: Hook name or None.
+        hook_folder: Where hooks may lie besides ``sys.path``.
+        output_url: Root of the output.
+        generation: Its generation.
+        job: Its job record.
+        compression: Parquet codec of the output.
+        batch_size: Rows a batch; None measures.
+        backend: ``auto`` or one backend's name.
+        threads: CPU threads of this actor's engine and readers.
+        slots: Batches in flight inside the actor.
+        prefetch_bytes: What may be read ahead for each shard.
+        max_bad_rows: Rows that may fail in the whole job; None for any number.
+    """
+
+    network: Prepared
+    projection: Projection
+    bindings: tuple[ColumnBinding, ...] | None
+    given: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    binding_options: BindingOptions = BindingOptions()
+    masks: tuple[TensorSpec, ...] = ()
+    keep: tuple[str, ...] = ()
+    preprocess: str | None = None
+    postprocess: str | None = None
+    hook_folder: str | None = None
+    output_url: str
+    generation: str
+    job: JobRecord
+    compression: str
+    batch_size: int | None
+    backend: str = "auto"
+    threads: int = 1
+    slots: int = 4
+    prefetch_bytes: int = 64 << 20
+    max_bad_rows: int | None = 0
+
+    @property
+    def fed(self) -> tuple[TensorSpec, ...]:
+        """The inputs that columns feed: all but the masks."""
+        masked = {spec.name for spec in self.masks}
+        return tuple(spec for spec in self.network.inputs if spec.name not in masked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorInfo:
+    """What an actor found when it started.
+
+    Attributes:
+        backend: The backend it took.
+        not_taken: Why it took none of the better ones, if any.
+        batch_size: Rows a batch.
+        node: Host name.
+        pid: Process id.
+        start_s: Seconds it needed to load the network.
+    """
+
+    backend: str
+    not_taken: str
+    batch_size: int
+    node: str
+    pid: int
+    start_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What became of a shard.
+
+    Attributes:
+        record: The commit record that stands, this attempt's or another's.
+        won: Whether it is this attempt's.
+        seconds: What this attempt took.
+        stats: The actor's account so far.
+    """
+
+    record: CommitRecord
+    won: bool
+    seconds: float
+    stats: PipelineStats

@@ -1,0 +1,84 @@
+"""Choosing a batch size: the smallest that is nearly as fast as the best, measured on the engine alone."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from ..datasets.output import Output
+from ..errors import UsageError
+from .engine import Engine
+
+__all__ = ["agree_batch_size", "measure_batch_size"]
+
+_LARGEST = 1024
+_MOST_BYTES = 64 << 20
+_TOLERANCE = 0.03
+_BUDGET_S = 1.5
+_RUNS = 5
+_UNMEASURED = 32
+
+
+def agree_batch_size(engine: Engine, output: Output, wanted: int | None) -> int:
+    """The batch size of every actor of a job.
+
+    Without a wanted size the first actor's measurement is recorded in the output, and all actors, those of a
+    resumed run included, take it from there: results may depend on it in their last bits.
+
+    Raises:
+        UsageError: More rows are wanted than the model's fixed batch size.
+        OutputError: The record cannot be written.
+    """
+    fixed = engine.max_batch_size
+    if wanted is not None:
+        if fixed is not None and wanted > fixed:
+            raise UsageError(
+                f"batch size {wanted} exceeds the model's fixed batch size {fixed}",
+                f"say --batch-size {fixed} or export the model with a free batch dimension",
+            )
+        return wanted
+    if fixed is not None:
+        return fixed
+    agreed = output.agree("batch", lambda: {"batch_size": measure_batch_size(engine)})
+    return int(agreed["batch_size"])
+
+
+def measure_batch_size(engine: Engine) -> int:
+    """Doubles the batch until the rate stops rising or the time budget is spent.
+
+    Inputs with free row dimensions cannot be made up, so their models get a fixed default.
+    """
+    if not all(spec.is_static for spec in engine.inputs):
+        return _UNMEASURED
+    row_bytes = max(1, sum(spec.row_bytes for spec in engine.inputs))
+    rates: dict[int, float] = {}
+    start, size = time.perf_counter(), 1
+    while size <= _LARGEST and (size == 1 or size * row_bytes <= _MOST_BYTES):
+        rates[size] = _rate(engine, size)
+        best = max(rates.values())
+        stale = [rates[s] < best * (1 - _TOLERANCE) for s in sorted(rates)[-2:]]
+        if len(rates) > 2 and all(stale) or time.perf_counter() - start > _BUDGET_S:
+            break
+        size *= 2
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= best * (1 - _TOLERANCE))
+
+
+def _rate(engine: Engine, rows: int) -> float:
+    slot = engine.slot()
+    for spec in engine.inputs:
+        shape = tuple(dim for dim in spec.row_shape if isinstance(dim, int))
+        slot.bind(spec.name, np.zeros((rows, *shape), spec.dtype))
+    fastest = float("inf")
+    for run in range(_RUNS):
+        before = time.perf_counter()
+        engine.enqueue(slot, rows)
+        engine.wait(slot)
+        seconds = time.perf_counter() - before
+        # The first run allocates; it counts only where runs are so long that this does not matter.
+        if run or seconds > _BUDGET_S / 10:
+            fastest = min(fastest, seconds)
+        if seconds > _BUDGET_S / 10:
+            break
+    return rows / max(fastest, 1e-9)
