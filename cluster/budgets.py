@@ -61,7 +61,8 @@ class Limits:
         value = getattr(self, name)
         if not (math.isfinite(value) and value >= at_least):
             raise UsageError(
-                f"{name} must be >= {at_least}, got {value}", f"give {name} a value of {at_least} or more"
+                f"{name} must be finite and >= {at_least}, got {value}",
+                f"give {name} a value of {at_least} or more",
             )
 
     @property

@@ -55,7 +55,7 @@ class Work:
 
     Attributes:
         actor: A Ray actor class with ``start(task)``, ``score(shard, attempt)`` and ``exit()``.
-        task: What ``start`` gets, often a reference into the object store.
+        task: What ``start`` gets; put into Ray's object store once.
         resources: What Ray reserves for each actor.
         threads: Calls an actor runs at once.
         payload: The arguments of ``score`` for a shard's key and attempt number.
@@ -103,6 +103,7 @@ class ActorPool:
         self._wake_at_s = float("inf")
         self._failure: Fail | None = None
         self._over = False
+        self._task: Any = None
 
     def run(self) -> None:
         """Works until every shard is committed; actors stay alive for ``map``, until ``close``.
@@ -111,6 +112,7 @@ class ActorPool:
             TrtfleetError: The job failed.
             KeyboardInterrupt: The user interrupted it; attempts in flight are abandoned.
         """
+        self._task = ray.put(self._work.task)
         self._obey(self._scheduler.start(time.monotonic()))
         try:
             while not self._over:
@@ -150,11 +152,12 @@ class ActorPool:
         except queue.Empty:
             event = Tick(at_s=time.monotonic())
         if event is not None:
-            self._wake_at_s = float("inf") if isinstance(event, Tick) else self._wake_at_s
+            self._wake_at_s = float("inf")
             self._obey(self._scheduler.handle(event))
         self._on_progress()
 
     def _obey(self, actions: Sequence[Action]) -> None:
+        has_finished = any(isinstance(action, Finish) for action in actions)
         for action in actions:
             match action:
                 case StartActor(actor=name):
@@ -162,9 +165,11 @@ class ActorPool:
                 case Dispatch(actor=name, shard=shard, attempt=attempt):
                     self._dispatch(name, shard, attempt)
                 case StopActor(actor=name):
-                    self._stop(name)
+                    # After the last shard actors still merge; ``close`` ends them.
+                    if not has_finished:
+                        self._stop(name)
                 case WakeAt(at_s=at_s):
-                    self._wake_at_s = min(self._wake_at_s, at_s)
+                    self._wake_at_s = at_s
                 case Finish():
                     self._over = True
                 case Fail():
@@ -195,7 +200,7 @@ class ActorPool:
                 self._errors[name] = cause
             return ActorFailedToStart(at_s=at_s, actor=name, reason=_reason(cause))
 
-        self._watch(handle.start.remote(self._work.task), interpret)
+        self._watch(handle.start.remote(self._task), interpret)
 
     def _dispatch(self, name: str, shard: str, attempt: int) -> None:
         def interpret(future: Future[Any]) -> Event | None:

@@ -84,8 +84,8 @@ def connect(address: str | None = None) -> Iterator[Session]:
     """Connects to Ray and disconnects at the end; a connection that was there already is used and kept.
 
     Args:
-        address: A running cluster; None takes ``RAY_ADDRESS``, and without it starts a cluster on this machine
-            for the time of the session.
+        address: A running cluster; None takes ``RAY_ADDRESS``, and without it starts a cluster on this
+            machine for the time of the session.
 
     Raises:
         ClusterError: The cluster cannot be reached, refuses the connection, or does not start.

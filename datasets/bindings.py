@@ -165,7 +165,7 @@ def bind_all(
     schema: pa.Schema,
     options: BindingOptions | None = None,
 ) -> tuple[ColumnBinding, ...]:
-    """Binds every input, guessing the columns of those not given; raises as ``guess_columns`` and ``bind`` do."""
+    """Binds every input, guessing the columns of those not given; raises as its two steps do."""
     columns = guess_columns(specs, schema, given, options)
     return tuple(bind(spec, columns[spec.name], schema, options) for spec in specs)
 

@@ -59,7 +59,7 @@ def cli() -> None:
     """Offline inference at cluster scale: score Parquet and Arrow datasets, every row exactly once."""
 
 
-class _IntOr(click.ParamType):
+class _IntOr(click.ParamType[Any]):
     """A whole number, or one word that stands for None."""
 
     def __init__(self, word: str) -> None:
@@ -76,32 +76,53 @@ class _IntOr(click.ParamType):
             self.fail(f"{value!r} is neither a whole number nor {self._word!r}", param, ctx)
 
 
-_OPTIONS = [
-    click.option("--input", multiple=True, metavar="NAME=COLUMN", help="Column of a model input; NAME=A,B,C stacks columns. Guessed when unambiguous."),
-    click.option("--keep", multiple=True, metavar="COL", help="Column carried into the output."),
-    click.option("--batch-size", type=_IntOr("auto"), help="Rows a batch; auto measures."),
-    click.option("--actors", type=_IntOr("auto"), help="Ray actors; auto takes as many as fit."),
-    click.option("--cpus-per-actor", type=int, metavar="N", help="CPUs and engine threads of each actor."),
-    click.option("--backend", type=click.Choice(_BACKENDS), help="What executes the model."),
-    click.option("--normalize", metavar="imagenet|MEAN:STD", help="Done inside the network, in units of the stored values."),
-    click.option("--layout", type=click.Choice(["nhwc", "nchw"]), help="How images are stored, where the column's type does not tell."),
-    click.option("--resize", metavar="HxW", help="Size that JPEG and PNG images are resized to."),
-    click.option("--emit", metavar="raw|softmax|argmax|topk:K", help="What to write of each output."),
-    click.option("--output", multiple=True, metavar="NAME", help="Model output to write; all by default."),
-    click.option("--preprocess", metavar="MODULE:FUNCTION", help="Hook before the network."),
-    click.option("--postprocess", metavar="MODULE:FUNCTION", help="Hook after the network."),
-    click.option("--columns", multiple=True, metavar="COL", help="Column the preprocess hook gets; all by default."),
-    click.option("--filter", metavar="EXPR", help='Rows to score, for example: label == 3 and split in ("a", "b").'),
-    click.option("--fill-null", type=float, metavar="X", help="Value for nulls; without it they make bad rows."),
-    click.option("--pad-to", type=int, metavar="N", help="Length that ragged rows are padded to."),
-    click.option("--pad-value", type=int, metavar="N", help="What they are padded with."),
-    click.option("--mask", multiple=True, metavar="NAME", help="Model input that gets the attention mask."),
-    click.option("--shard-bytes", type=_IntOr("auto"), help="Uncompressed bytes of a shard."),
-    click.option("--max-bad-rows", type=_IntOr("unlimited"), help="Bad rows tolerated; 0 by default."),
-    click.option("--compression", type=click.Choice(_COMPRESSIONS), help="Parquet codec of the output."),
-    click.option("--address", metavar="ADDRESS", help="Ray cluster; RAY_ADDRESS or Ray on this machine by default."),
-    click.option("--overwrite", is_flag=True, default=None, help="Replace an output of another job."),
-]  # fmt: skip
+def _option(*names: str, text: str, **how: Any) -> Callable[[Any], Any]:
+    return click.option(*names, help=text, **how)
+
+
+_OPTIONS = (
+    _option(
+        "--input",
+        multiple=True,
+        metavar="NAME=COLUMN",
+        text="Column of a model input; NAME=A,B,C stacks columns. Guessed when unambiguous.",
+    ),
+    _option("--keep", multiple=True, metavar="COL", text="Column carried into the output."),
+    _option("--batch-size", type=_IntOr("auto"), text="Rows a batch; auto measures."),
+    _option("--actors", type=_IntOr("auto"), text="Ray actors; auto takes as many as fit."),
+    _option("--cpus-per-actor", type=int, metavar="N", text="CPUs and engine threads of each actor."),
+    _option("--backend", type=click.Choice(_BACKENDS), text="What executes the model."),
+    _option(
+        "--normalize",
+        metavar="imagenet|MEAN:STD",
+        text="Done inside the network, in units of the stored values.",
+    ),
+    _option(
+        "--layout",
+        type=click.Choice(["nhwc", "nchw"]),
+        text="How images are stored, where the column's type does not tell.",
+    ),
+    _option("--resize", metavar="HxW", text="Size that JPEG and PNG images are resized to."),
+    _option("--emit", metavar="raw|softmax|argmax|topk:K", text="What to write of each output."),
+    _option("--output", multiple=True, metavar="NAME", text="Model output to write; all by default."),
+    _option("--preprocess", metavar="MODULE:FUNCTION", text="Hook before the network."),
+    _option("--postprocess", metavar="MODULE:FUNCTION", text="Hook after the network."),
+    _option(
+        "--columns", multiple=True, metavar="COL", text="Column the preprocess hook gets; all by default."
+    ),
+    _option("--filter", metavar="EXPR", text='Rows to score: label == 3 and split in ("a", "b").'),
+    _option("--fill-null", type=float, metavar="X", text="Value for nulls; without it they make bad rows."),
+    _option("--pad-to", type=int, metavar="N", text="Length that ragged rows are padded to."),
+    _option("--pad-value", type=int, metavar="N", text="What they are padded with."),
+    _option("--mask", multiple=True, metavar="NAME", text="Model input that gets the attention mask."),
+    _option("--shard-bytes", type=_IntOr("auto"), text="Uncompressed bytes of a shard."),
+    _option("--max-bad-rows", type=_IntOr("unlimited"), text="Bad rows tolerated; 0 by default."),
+    _option("--compression", type=click.Choice(_COMPRESSIONS), text="Parquet codec of the output."),
+    _option(
+        "--address", metavar="ADDRESS", text="Ray cluster; RAY_ADDRESS or Ray on this machine by default."
+    ),
+    _option("--overwrite", is_flag=True, default=None, text="Replace an output of another job."),
+)
 
 
 def _score_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Fitting a model and a dataset together: which column feeds which input, and what the network does itself."""
+"""Fitting model and dataset together: which column feeds which input, what the network does itself."""
 
 from __future__ import annotations
 
@@ -124,10 +124,8 @@ def _stored(wanted: TensorSpec, binding: ColumnBinding, spec: ScoreSpec) -> Stor
     dtype = binding.dtype if is_narrow or spec.normalize else wanted.dtype
     layout = None
     if guess_layout(wanted.row_shape) is not None:
-        if binding.kind is ColumnKind.IMAGE:
-            layout = "nhwc"
-        else:
-            layout = spec.layout or binding.stored_layout
+        is_image = binding.kind is ColumnKind.IMAGE
+        layout = "nhwc" if is_image else spec.layout or binding.stored_layout
     return StoredInput(dtype=dtype, layout=layout)  # type: ignore[arg-type]
 
 

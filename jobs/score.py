@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from ..cluster.budgets import Limits
 from ..cluster.metrics import JobMetrics
 from ..cluster.pool import ActorPool, Work
@@ -109,7 +107,7 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     by_id = {shard.id: shard for shard in job.shards}
     work = Work(
         actor=ScoreActor,
-        task=ray.put(_task(job)),
+        task=_task(job),
         resources=resources,
         threads=_SHARDS_IN_FLIGHT + _SPARE_THREADS,
         payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
@@ -135,7 +133,7 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
 
 
 def _open(plan: Plan, actors: int) -> _Job:
-    """Cuts the dataset and opens the generation to write: the unfinished one of the same job, or a new one."""
+    """Cuts the dataset and opens the generation to write: the same job's unfinished one, or a new one."""
     existing = plan.existing
     if existing is not None and plan.spec.overwrite:
         same = dict(existing.job.fingerprint) == dict(plan.fingerprint)

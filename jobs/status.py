@@ -25,8 +25,8 @@ class Status:
 
     Attributes:
         out: Where it is.
-        state: ``finished``, ``running``, ``failed``, ``stopped`` (by the user) or ``silent`` (a run that neither
-            ended nor gave a sign of life lately).
+        state: ``finished``, ``running``, ``failed``, ``stopped`` (by the user) or ``silent`` (a run that
+            neither ended nor gave a sign of life lately).
         generation: Which generation this is about.
         model: The model's file name.
         rows_planned: Rows of the dataset before filtering.
@@ -76,8 +76,8 @@ class Status:
             lines.append(f"last sign of life {self.updated_s:,.0f} s ago")
         if self.error:
             lines.append(f"error: {self.error}")
-        for failure in self.failures[-_BAD_ROWS_SHOWN:]:
-            lines.append(f"failure: {failure['subject']}: {failure['reason']}")
+        shown = self.failures[-_BAD_ROWS_SHOWN:]
+        lines += [f"failure: {failure['subject']}: {failure['reason']}" for failure in shown]
         for bad in self.quarantine:
             column = f" column {bad['column']}" if bad["column"] else ""
             lines.append(f"bad row: {bad['file']} row {bad['row']:,}{column}: {bad['reason']}")
@@ -143,8 +143,10 @@ def _quarantine(output: Output, commits: list[CommitRecord]) -> list[dict[str, A
         if commit.quarantine is None or len(shown) >= _BAD_ROWS_SHOWN:
             continue
         name = output.storage.describe(commit.quarantine)
-        with foreign_errors(OutputError, f"cannot read {name}"):
-            with output.storage.open_input(commit.quarantine) as source:
-                rows = pq.read_table(source).to_pylist()
+        with (
+            foreign_errors(OutputError, f"cannot read {name}"),
+            output.storage.open_input(commit.quarantine) as source,
+        ):
+            rows = pq.read_table(source).to_pylist()
         shown.extend(rows[: _BAD_ROWS_SHOWN - len(shown)])
     return shown

@@ -115,7 +115,7 @@ class Summary:
             )
         if self.efficiency is not None:
             lines.append(
-                f"efficiency {self.efficiency:.0%} of {self.engine_rows_per_s:,.0f} rows/s, the engines' own rate"
+                f"efficiency {self.efficiency:.0%}: the engines alone do {self.engine_rows_per_s:,.0f} rows/s"
             )
         if self.shares is not None:
             s = self.shares

@@ -15,7 +15,7 @@ from ..datasets.records import CommitRecord
 from ..datasets.shards import Shard
 from ..datasets.storage import foreign_errors
 from ..errors import OutputError, TrtfleetError
-from .feed import BadInput, Batch, Piece
+from .batches import BadInput, Batch, Piece
 from .isolate import isolate
 from .pipeline import Deliver, Pipeline
 from .results import Results

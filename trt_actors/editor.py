@@ -97,9 +97,9 @@ class GraphEditor:
         old = {value.name: value for value in self._graph.output}
         made: list[onnx.ValueInfoProto] = []
         for spec, source in outputs:
-            if spec.name in self._renamed:
+            if source.name in self._renamed:
                 raise ModelError(
-                    f"output {spec.name!r} is the input of that name, unchanged",
+                    f"output {source.name!r} is the input of that name, unchanged",
                     "choose other outputs",
                 )
             value = onnx.ValueInfoProto()

@@ -2,108 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from ..datasets.bindings import ColumnBinding, ColumnKind, bind_all
-from ..datasets.decode import decode
-from ..datasets.ragged import decode_ragged, mask, order_by_length, pad
+from ..datasets.decode import BadRow, decode
 from ..datasets.reading import Block
 from ..datasets.storage import one_line
 from ..errors import HookError
-from .engine import Slot
+from .batches import BadInput, Batch, Piece
+from .by_length import batches_by_length
 from .hooks import Hook, run_preprocess
 from .isolate import isolate
 from .task import ScoreTask
 
-__all__ = ["BadInput", "Batch", "Feed", "Piece"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BadInput:
-    """A row that cannot be scored.
-
-    Attributes:
-        row: Its number in its file.
-        column: The column to blame; empty when it is the row as a whole.
-        reason: Why, in one line.
-    """
-
-    row: int
-    column: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Decoded rows.
-
-    Attributes:
-        arrays: (n, ...) by input name, views of Arrow memory where possible.
-        kept: The columns to carry along, n rows.
-        rows: int64[n], each row's number in its file.
-        lengths: int64[n], unpadded lengths of ragged inputs; None without any.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    kept: pa.RecordBatch
-    rows: np.ndarray
-    lengths: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: slice) -> Piece:
-        start, stop, _ = rows.indices(len(self))
-        return Piece(
-            arrays={name: array[start:stop] for name, array in self.arrays.items()},
-            kept=self.kept.slice(start, stop - start),
-            rows=self.rows[start:stop],
-            lengths=None if self.lengths is None else self.lengths[start:stop],
-        )
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Row shape of each input."""
-        return {name: array.shape[1:] for name, array in self.arrays.items()}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pieces that go through the engine together, all of one shape."""
-
-    pieces: Sequence[Piece]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.pieces))
-
-    def stage(self, slot: Slot) -> None:
-        """Hands the inputs to a slot: as they are when they come in one piece, else gathered in its memory."""
-        if len(self.pieces) == 1:
-            for name, array in self.pieces[0].arrays.items():
-                slot.bind(name, array)
-            return
-        for name, shape in self.pieces[0].shapes.items():
-            buffer, position = slot.buffer(name, (len(self), *shape)), 0
-            for piece in self.pieces:
-                buffer[position : position + len(piece)] = piece.arrays[name]
-                position += len(piece)
-
-    def joined(self, *, arrays: bool = True) -> Piece:
-        """The same rows as one piece, on request without their inputs."""
-        first = self.pieces[0]
-        names = first.arrays if arrays else ()
-        if len(self.pieces) == 1:
-            return replace(first, arrays={name: first.arrays[name] for name in names})
-        return Piece(
-            arrays={name: np.concatenate([piece.arrays[name] for piece in self.pieces]) for name in names},
-            kept=pa.concat_batches([piece.kept for piece in self.pieces]),
-            rows=np.concatenate([piece.rows for piece in self.pieces]),
-        )
+__all__ = ["Feed"]
 
 
 class Feed:
@@ -139,7 +55,7 @@ class Feed:
             DatasetError: A block cannot be read.
         """
         if self.is_ragged:
-            yield from self._by_length(list(blocks), batch_size, bad)
+            yield from batches_by_length(list(blocks), batch_size, self._task, self._pool, bad)
             return
         waiting: list[Piece] = []
         filled = 0
@@ -212,7 +128,8 @@ class Feed:
     def _columns(
         self, batch: pa.RecordBatch, block: Block, start: int, bad: list[BadInput]
     ) -> Iterator[Piece]:
-        arrays, blamed = {}, {}
+        arrays: dict[str, np.ndarray] = {}
+        blamed: dict[int, BadRow] = {}
         for binding in self._bindings(batch.schema):
             decoded = decode(batch, binding, self._pool)
             arrays[binding.input.name] = decoded.values
@@ -230,49 +147,3 @@ class Feed:
             kept, rows = kept.take(pa.array(good)), rows[good]
         if len(rows):
             yield Piece(arrays=arrays, kept=kept, rows=rows)
-
-    def _by_length(self, blocks: list[Block], batch_size: int, bad: list[BadInput]) -> Iterator[Batch]:
-        if not blocks:
-            return
-        batch = pa.concat_batches([block.batch for block in blocks])
-        rows = np.concatenate([block.rows for block in blocks])
-        bindings, options = self._bindings(batch.schema), self._task.binding_options
-        ragged = {b.input.name: decode_ragged(batch, b) for b in bindings if b.kind is ColumnKind.RAGGED}
-        dense = {
-            b.input.name: decode(batch, b, self._pool) for b in bindings if b.kind is not ColumnKind.RAGGED
-        }
-        blamed = {row.row: row for decoded in (*ragged.values(), *dense.values()) for row in decoded.bad}
-        first_name, first = next(iter(ragged.items()))
-        lengths = first.lengths
-        reasons = {i: (row.column, row.reason) for i, row in blamed.items()}
-        for name, other in ragged.items():
-            for i in np.flatnonzero(other.lengths != lengths).tolist():
-                why = f"{name} has {other.lengths[i]} elements, {first_name} has {lengths[i]}"
-                reasons.setdefault(i, ("", why))
-        bad.extend(
-            BadInput(row=int(rows[i]), column=c, reason=why) for i, (c, why) in sorted(reasons.items())
-        )
-        good = np.delete(np.arange(len(rows)), list(reasons))
-        kept = batch.select(list(self._task.keep))
-        dtypes = {binding.input.name: binding.input.dtype for binding in bindings}
-        order = good[order_by_length(lengths[good], batch_size)]
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            arrays = {name: decoded.values[chosen] for name, decoded in dense.items()}
-            for name, values in ragged.items():
-                arrays[name] = pad(
-                    values, chosen, pad_to=options.pad_to, pad_value=options.pad_value, dtype=dtypes[name]
-                )
-            width = arrays[first_name].shape[1]
-            for spec in self._task.masks:
-                arrays[spec.name] = mask(lengths[chosen], width, spec.dtype)
-            yield Batch(
-                [
-                    Piece(
-                        arrays=arrays,
-                        kept=kept.take(pa.array(chosen)),
-                        rows=rows[chosen],
-                        lengths=lengths[chosen],
-                    )
-                ]
-            )

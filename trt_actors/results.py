@@ -11,13 +11,13 @@ from ..datasets.encode import to_array, to_ragged_array
 from ..datasets.signature import TensorSpec
 from ..datasets.storage import one_line
 from ..errors import HookError
-from .feed import BadInput, Piece
+from .batches import BadInput, Piece
 from .hooks import Hook, run_postprocess
 
-__all__ = ["PostprocessFailed", "Results"]
+__all__ = ["PostprocessError", "Results"]
 
 
-class PostprocessFailed(Exception):
+class PostprocessError(Exception):
     """The postprocess hook raised; the cause is chained."""
 
 
@@ -42,7 +42,7 @@ class Results:
 
         Raises:
             HookError: The hook returned something that cannot be written.
-            PostprocessFailed: The hook raised.
+            PostprocessError: The hook raised.
         """
         if self._postprocess is None:
             columns = {spec.name: self._column(spec, outputs[spec.name], piece) for spec in self._outputs}
@@ -69,7 +69,7 @@ class Results:
         except HookError:
             raise
         except Exception as error:
-            raise PostprocessFailed(f"{type(error).__name__}: {one_line(error)}") from error
+            raise PostprocessError(f"{type(error).__name__}: {one_line(error)}") from error
         if isinstance(result, pa.RecordBatch):
             return dict(zip(result.schema.names, result.columns, strict=True))
         try:
@@ -80,6 +80,6 @@ class Results:
     @staticmethod
     def blame(row: int, error: Exception) -> BadInput:
         """The verdict on a row that failed alone."""
-        if isinstance(error, PostprocessFailed):
+        if isinstance(error, PostprocessError):
             return BadInput(row=row, column="", reason=f"postprocess: {error}")
         return BadInput(row=row, column="", reason=f"engine: {one_line(error)}")

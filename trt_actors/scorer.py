@@ -14,7 +14,8 @@ from ..datasets.shards import Shard
 from ..datasets.storage import Storage
 from .attempt import AttemptWriter, BatchFailedError, run_carefully, run_fast
 from .backends import open_engine
-from .feed import BadInput, Feed
+from .batches import BadInput
+from .feed import Feed
 from .hooks import load_hook
 from .pipeline import Pipeline
 from .results import Results
@@ -22,6 +23,9 @@ from .task import ActorInfo, Receipt, ScoreTask
 from .tuning import agree_batch_size
 
 __all__ = ["Scorer"]
+
+
+_READERS = 4
 
 
 class Scorer:
@@ -45,7 +49,7 @@ class Scorer:
         self._engine, not_taken = open_engine(task)
         self._batch_size = agree_batch_size(self._engine, self._output, task.batch_size)
         # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
-        self._readers = ThreadPoolExecutor(task.threads, "reader")
+        self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
         self._decoders = ThreadPoolExecutor(task.threads, "decoder")
         self._reader = ShardReader(task.projection, self._readers, task.prefetch_bytes)
         self._feed = Feed(task, preprocess, self._decoders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..datasets.bindings import BindingOptions, ColumnBinding
 from ..datasets.reading import Projection
@@ -45,7 +45,7 @@ class ScoreTask:
     projection: Projection
     bindings: tuple[ColumnBinding, ...] | None
     given: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    binding_options: BindingOptions = BindingOptions()
+    binding_options: BindingOptions = field(default_factory=BindingOptions)
     masks: tuple[TensorSpec, ...] = ()
     keep: tuple[str, ...] = ()
     preprocess: str | None = None

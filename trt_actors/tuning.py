@@ -58,7 +58,7 @@ def measure_batch_size(engine: Engine) -> int:
         rates[size] = _rate(engine, size)
         best = max(rates.values())
         stale = [rates[s] < best * (1 - _TOLERANCE) for s in sorted(rates)[-2:]]
-        if len(rates) > 2 and all(stale) or time.perf_counter() - start > _BUDGET_S:
+        if (len(rates) > 2 and all(stale)) or time.perf_counter() - start > _BUDGET_S:
             break
         size *= 2
     best = max(rates.values())

@@ -573,8 +573,9 @@ def test_output_that_is_the_replaced_input(tmp_path: Path) -> None:
     proto = linear()
     proto.graph.output.append(value("x", ["N", 6]))
     model = save_and_load(tmp_path, proto)
-    with pytest.raises(ModelError, match="'x' is the input of that name"):
-        prepare(model, stored={"x": StoredInput(dtype=U8)})
+    for emit in (Emit(kind="raw"), Emit(kind="argmax")):
+        with pytest.raises(ModelError, match="'x' is the input of that name"):
+            prepare(model, stored={"x": StoredInput(dtype=U8)}, emit=emit)
     prepared = prepare(model, stored={"x": StoredInput(dtype=U8)}, outputs=["logits"])
     assert run(prepared, x=np.ones((1, 6), np.uint8))["logits"].tolist() == [[-1.0] * 6]
 
