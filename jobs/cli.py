@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import click
 
-from .. import __version__
 from ..errors import InternalError, TrtfleetError
 
 __all__ = ["main"]
@@ -54,7 +53,7 @@ def _show(error: TrtfleetError) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="trtfleet")
+@click.version_option(package_name="trtfleet", prog_name="trtfleet")
 def cli() -> None:
     """Offline inference at cluster scale: score Parquet and Arrow datasets, every row exactly once."""
 

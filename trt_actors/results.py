@@ -57,9 +57,9 @@ class Results:
 
     def _column(self, spec: TensorSpec, values: np.ndarray, piece: Piece) -> pa.Array:
         if piece.lengths is not None and spec.row_shape and isinstance(spec.row_shape[0], str):
-            return to_ragged_array(
-                [row[:length] for row, length in zip(values, piece.lengths.tolist(), strict=True)]
-            )
+            # As wide as the padded rows means one entry per token; any other free axis is written whole.
+            lengths = piece.lengths if values.shape[1] == piece.width else [values.shape[1]] * len(values)
+            return to_ragged_array([row[:length] for row, length in zip(values, lengths, strict=True)])
         return to_array(np.array(values))
 
     def _post(self, piece: Piece, outputs: dict[str, np.ndarray]) -> dict[str, pa.Array]:
