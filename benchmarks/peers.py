@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
+import trtfleet
 from workloads import Case, open_session, score_rows
 
-import trtfleet
-
-__all__ = ["PLAIN", "RAY_DATA", "TRTFLEET", "Peer", "cores", "peers_for", "start_ray"]
+__all__ = ["PLAIN", "RAY_DATA", "TRTFLEET", "Peer", "all_peers", "cores", "start_ray", "thread_settings"]
 
 TRTFLEET = "trtfleet"
 RAY_DATA = "ray data"
 PLAIN = "plain loop"
-LOGICAL_CPUS_PER_CORE = 4
+SPARE_LOGICAL_CPUS = 2
+READ_BLOCKS_PER_CORE = 4
+BATCH_BYTES = 1 << 20
 COMPRESSION = "snappy"
 # Float columns gain nothing from a dictionary or statistics; trtfleet writes neither.
 WRITE_OPTIONS: dict[str, Any] = {
@@ -41,12 +43,35 @@ class Peer:
     Attributes:
         kind: ``TRTFLEET``, ``RAY_DATA`` or ``PLAIN``.
         name: The kind with its settings.
+        threads: Of one session of ONNX Runtime.
         run: Scores a case into a folder that does not exist yet: Parquet with ``id`` and ``logits``.
     """
 
     kind: str
     name: str
+    threads: int = 1
     run: Callable[[Case, Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayDataSettings:
+    """What of Ray Data is worth trying.
+
+    Attributes:
+        name: For the table.
+        actors: Size of the actor pool.
+        threads: Of each actor's session.
+        is_fused: Whether an actor gets whole blocks, which lets Ray Data fuse reading into the actors and
+            saves the images the way through the object store; otherwise batches of about ``BATCH_BYTES``.
+        is_default_reader: Whether to leave the Parquet reader at Ray 2.60's default. It takes longer to start
+            and ignores ``override_num_blocks``; it is here to show what the other settings gain.
+    """
+
+    name: str
+    actors: int
+    threads: int
+    is_fused: bool
+    is_default_reader: bool = False
 
 
 def cores() -> int:
@@ -54,27 +79,45 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def peers_for(threads: tuple[int, ...]) -> list[Peer]:
-    """The peers in the order in which they take turns; the plain loop once per number of threads."""
+def thread_settings() -> tuple[int, ...]:
+    """The plain loop's numbers of threads: one, and one per core."""
+    return tuple(dict.fromkeys((1, cores())))
+
+
+def ray_data_settings() -> list[RayDataSettings]:
+    """The settings of Ray Data that the benchmark tries before it stays with the fastest."""
+    count = cores()
+    return [
+        RayDataSettings(name=f"{count} actors that read", actors=count, threads=1, is_fused=True),
+        RayDataSettings(
+            name=f"{count} actors, default reader",
+            actors=count,
+            threads=1,
+            is_fused=True,
+            is_default_reader=True,
+        ),
+        RayDataSettings(name=f"{count} actors that are fed", actors=count, threads=1, is_fused=False),
+        RayDataSettings(name=f"1 actor that reads, {count} threads", actors=1, threads=count, is_fused=True),
+    ]
+
+
+def all_peers() -> list[Peer]:
+    """The peers in the order in which they take turns; Ray Data and the plain loop once per setting."""
     actors = cores()
     return [
-        Peer(
-            kind=TRTFLEET,
-            name=f"{TRTFLEET}, {actors} actors",
-            run=lambda case, out: _trtfleet(case, out, actors),
-        ),
-        Peer(
-            kind=RAY_DATA,
-            name=f"{RAY_DATA}, {actors} actors",
-            run=lambda case, out: _ray_data(case, out, actors),
+        Peer(kind=TRTFLEET, name=f"{TRTFLEET}, {actors} actors", run=partial(_trtfleet, actors)),
+        *(
+            Peer(kind=RAY_DATA, name=f"{RAY_DATA}, {s.name}", threads=s.threads, run=partial(_ray_data, s))
+            for s in ray_data_settings()
         ),
         *(
             Peer(
                 kind=PLAIN,
                 name=f"{PLAIN}, {count} thread{'s' if count > 1 else ''}",
-                run=lambda case, out, count=count: _plain_loop(case, out, count),  # type: ignore[misc]
+                threads=count,
+                run=partial(_plain_loop, count),
             )
-            for count in threads
+            for count in thread_settings()
         ),
     ]
 
@@ -88,17 +131,16 @@ def start_ray() -> Any:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
-
     import trtfleet.jobs.score  # noqa: F401
 
     with contextlib.suppress(ImportError):
-        import ray.data  # noqa: F401
+        import ray.data
 
     if ray.is_initialized():
         yield
         return
     ray.init(
-        num_cpus=LOGICAL_CPUS_PER_CORE * cores(),
+        num_cpus=cores() + SPARE_LOGICAL_CPUS,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -109,7 +151,7 @@ def start_ray() -> Any:
         ray.shutdown()
 
 
-def _trtfleet(case: Case, out: Path, actors: int) -> None:
+def _trtfleet(actors: int, case: Case, out: Path) -> None:
     """What a user would call; batch and shard size are left to it."""
     trtfleet.score(
         case.model,
@@ -122,7 +164,7 @@ def _trtfleet(case: Case, out: Path, actors: int) -> None:
     )
 
 
-def _plain_loop(case: Case, out: Path, threads: int) -> None:
+def _plain_loop(threads: int, case: Case, out: Path) -> None:
     """Read a row group, run it in batches, write it; nothing at the same time."""
     session = open_session(case.prepared, threads)
     out.mkdir()
@@ -144,13 +186,14 @@ class RayDataScorer:
     """The callable class of ``map_batches``: Arrow in and out, so that no column is converted or copied.
 
     Args:
-        model: The serialized network.
+        model: The network's file.
+        threads: Of the session.
         shape: Of one image.
         batch_rows: Rows of one call to ONNX Runtime.
     """
 
-    def __init__(self, model: bytes, shape: tuple[int, ...], batch_rows: int) -> None:
-        self._session: ort.InferenceSession = open_session(model, 1)
+    def __init__(self, model: Path, threads: int, shape: tuple[int, ...], batch_rows: int) -> None:
+        self._session: ort.InferenceSession = open_session(model, threads)
         self._shape = shape
         self._batch_rows = batch_rows
 
@@ -162,33 +205,33 @@ class RayDataScorer:
         return pa.table({"id": block["id"], "logits": _lists(logits)})
 
 
-def _ray_data(case: Case, out: Path, actors: int) -> None:
-    """The fastest settings found, see README.md.
-
-    ``batch_size=None`` hands over whole blocks and lets Ray Data fuse reading into the actors, which saves the
-    way of the images through the object store.
-    """
+def _ray_data(settings: RayDataSettings, case: Case, out: Path) -> None:
     import ray
     import ray.data
 
-    # The modules are found by the script's folder, which a worker of an existing cluster does not know.
+    # Workers of a cluster that this script did not start cannot import its modules.
     for name in ("models", "workloads", "peers"):
-        if name in sys.modules:
-            ray.cloudpickle.register_pickle_by_value(sys.modules[name])
+        ray.cloudpickle.register_pickle_by_value(sys.modules[name])
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.use_datasource_v2 = settings.is_default_reader
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.read_parquet([str(path) for path in case.files], columns=["id", "image"])
+    dataset = ray.data.read_parquet(
+        [str(path) for path in case.files],
+        columns=["id", "image"],
+        override_num_blocks=READ_BLOCKS_PER_CORE * cores(),
+    )
+    batch_rows = case.batch_rows[settings.threads]
     scored = dataset.map_batches(
         RayDataScorer,
-        fn_constructor_args=(case.prepared.read_bytes(), case.workload.shape, case.batch_rows[1]),
-        batch_size=None,
+        fn_constructor_args=(case.prepared, settings.threads, case.workload.shape, batch_rows),
+        batch_size=None if settings.is_fused else max(batch_rows, BATCH_BYTES // case.workload.row_bytes),
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=actors),
+        compute=ray.data.ActorPoolStrategy(size=settings.actors),
         num_cpus=1,
     )
-    scored.write_parquet(str(out), **WRITE_OPTIONS)
+    scored.write_parquet(str(out), concurrency=1, **WRITE_OPTIONS)
 
 
 def _images(column: pa.FixedSizeBinaryArray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the benchmark scores: models, and Parquet datasets made once from fixed seeds and kept in a work folder."""
+"""What the benchmark scores: models and Parquet datasets, made once from fixed seeds and kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from models import resnet18, small_resnet
 from onnx import TensorProto, helper
-
 from trtfleet.trt_actors.graph import Normalize, StoredInput, prepare
 from trtfleet.trt_actors.model import load_model
 
@@ -26,9 +26,9 @@ DIGITS = Path(__file__).resolve().parent.parent / "jobs" / "demo_data"
 FILES = 8
 LEAST_ROWS = FILES
 BLOCK_BYTES = 8 << 20
-LARGEST_BATCH_ROWS = 1024
-TRIAL_ROWS = 16_384
-TRIALS = 2
+TRIAL_ROWS = 2048
+LEAST_TRIAL_ROWS = 32
+TRIALS = 3
 SEED = 7
 
 
@@ -216,7 +216,7 @@ def _images(workload: Workload, folder: Path, rows: int, block_rows: int) -> Non
         ]
     )
     edges = [rows * number // FILES for number in range(FILES + 1)]
-    for number, (first, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (first, end) in enumerate(pairwise(edges)):
         with pq.ParquetWriter(
             folder / f"images-{number:02d}.parquet", schema, use_dictionary=False, write_statistics=["id"]
         ) as writer:
@@ -239,18 +239,13 @@ def _block(workload: Workload, start: int, count: int) -> np.ndarray:
 
 
 def _fastest_batch(model: Path, images: np.ndarray, threads: int) -> int:
+    """Tries batch sizes in turns, several times, because other work on the machine disturbs single trials."""
     session = open_session(model, threads)
-    seconds: dict[int, float] = {}
-    batch_rows = 1
-    while batch_rows <= min(LARGEST_BATCH_ROWS, len(images)):
-        # Small batches on many rows would take long to tell what a part of the rows tells as well.
-        sample = images[: max(batch_rows, min(len(images), 64 * batch_rows, 4096))]
-        seconds[batch_rows] = min(_seconds_a_row(session, sample, batch_rows) for _ in range(TRIALS))
-        batch_rows *= 2
+    sizes = [1 << power for power in range(2, 11) if power == 2 or 1 << power <= len(images)]
+    seconds = dict.fromkeys(sizes, float("inf"))
+    for size in sizes * TRIALS:
+        rows = min(len(images), max(2 * size, LEAST_TRIAL_ROWS))
+        before = time.perf_counter()
+        score_rows(session, images[:rows], size)
+        seconds[size] = min(seconds[size], (time.perf_counter() - before) / rows)
     return min(seconds, key=seconds.__getitem__)
-
-
-def _seconds_a_row(session: ort.InferenceSession, images: np.ndarray, batch_rows: int) -> float:
-    before = time.perf_counter()
-    score_rows(session, images, batch_rows)
-    return (time.perf_counter() - before) / len(images)

@@ -152,7 +152,8 @@ class ActorPool:
         except queue.Empty:
             event = Tick(at_s=time.monotonic())
         if event is not None:
-            self._wake_at_s = float("inf")
+            if event.at_s >= self._wake_at_s:
+                self._wake_at_s = float("inf")
             self._obey(self._scheduler.handle(event))
         self._on_progress()
 
@@ -165,8 +166,10 @@ class ActorPool:
                 case Dispatch(actor=name, shard=shard, attempt=attempt):
                     self._dispatch(name, shard, attempt)
                 case StopActor(actor=name):
-                    # After the last shard actors still merge; ``close`` ends them.
-                    if not has_finished:
+                    # Actors still merge after the last shard, but one that never answered may be frozen.
+                    if has_finished:
+                        self._ready.discard(name)
+                    else:
                         self._stop(name)
                 case WakeAt(at_s=at_s):
                     self._wake_at_s = at_s
@@ -246,7 +249,9 @@ class ActorPool:
                 failure.reason, "see them with `trtfleet status OUT`, or allow more with --max-bad-rows"
             )
         if failure.kind is FailureKind.SHARD_DATA:
-            return known or ShardFailedError(failure.reason)
+            return known or ShardFailedError(
+                failure.reason, "see `trtfleet status OUT`; the same command tries again"
+            )
         if failure.kind is FailureKind.SHARD_DEATHS:
             return ShardFailedError(
                 failure.reason, "does the model or a hook crash, or need more memory than the node has?"
@@ -255,7 +260,7 @@ class ActorPool:
             return ActorStartError(failure.reason, "see Ray's logs of that worker")
         if failure.kind is FailureKind.ACTOR_DEATHS:
             return ClusterError(failure.reason, "see Ray's logs for why workers die")
-        return InternalError(failure.reason)
+        return InternalError(failure.reason, "this is a defect of trtfleet; please report it")
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -15,9 +17,13 @@ from ..errors import ClusterError
 
 __all__ = ["Resources", "Session", "connect"]
 
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+_ANSWER_S = 5.0
+_RAY_WINDOW = "RAY_gcs_server_port_wait_time_s"
+_RAY_WINDOW_S = "3"
 _TOKEN_HINT = (
-    "is the head node up and reachable? If it asks for a token, set RAY_AUTH_MODE=token and "
-    "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token of the head node"
+    "if the head node asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) "
+    "to its token; `ray get-auth-token` on the head node prints it"
 )
 
 
@@ -95,22 +101,49 @@ def connect(address: str | None = None) -> Iterator[Session]:
         return
     target = address or os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options = {} if target else {"include_dashboard": False}
     try:
-        context = ray.init(
-            target or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **options,
-        )
+        context = _init_there(target) if target else _init_here()
     except (RayError, OSError, RuntimeError, ValueError) as error:
-        what = f"cannot connect to Ray at {target}" if target else "cannot start Ray on this machine"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ClusterError(
-            f"{what}: {reason}", _TOKEN_HINT if target else "see `ray start --head`"
-        ) from error
+        raise _explain(error, target) from error
     try:
         yield Session(is_embedded=target is None, address=context.address_info["gcs_address"])
     finally:
         ray.shutdown()
+
+
+def _init_here() -> Any:
+    return ray.init("local", include_dashboard=False, **_QUIET)
+
+
+def _init_there(target: str) -> Any:
+    if "://" in target:
+        raise ClusterError(
+            f"{target} is no address of a head node", "write HOST:PORT; rows never pass through Ray Client"
+        )
+    host, _, port = target.rpartition(":")
+    if host and port.isdigit():
+        # Where nothing listens, Ray itself would try for a quarter of an hour.
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        except (OSError, OverflowError, ValueError) as error:
+            raise ClusterError(
+                f"nothing answers at {target}: {error}", "is the head node up, and is this its address?"
+            ) from error
+    # Ray takes a refusal for a head node that is still starting and asks 20 times; the port is open already.
+    before = os.environ.get(_RAY_WINDOW)
+    os.environ[_RAY_WINDOW] = before or _RAY_WINDOW_S
+    try:
+        return ray.init(target, **_QUIET)
+    finally:
+        if before is None:
+            del os.environ[_RAY_WINDOW]
+
+
+def _explain(error: Exception, target: str | None) -> ClusterError:
+    text = str(error).strip().splitlines()
+    reason = text[0].split(". ")[0] if text else type(error).__name__
+    if target is None:
+        return ClusterError(f"cannot start Ray on this machine: {reason}", "see `ray start --head`")
+    if isinstance(error, ConnectionError) and reason.startswith("Failed to connect"):
+        reason = "it does not let this client in, as when the token is missing or wrong"
+    return ClusterError(f"cannot connect to Ray at {target}: {reason}", _TOKEN_HINT)

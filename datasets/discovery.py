@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from ..errors import DatasetError, EmptyDatasetError
+from ..errors import DatasetError, EmptyDatasetError, UsageError
 from .storage import Entry, Storage, foreign_errors
 
 __all__ = ["Format", "SourceFile", "discover", "partition_schema", "snapshot_digest"]
@@ -78,6 +78,7 @@ def discover(locations: Sequence[str]) -> list[SourceFile]:
 
     Raises:
         DatasetError: A location does not exist, cannot be listed, or a file is of no known format.
+        UsageError: A location's scheme is not supported, or a glob is malformed.
         EmptyDatasetError: No file was found.
     """
     files: list[SourceFile] = []
@@ -97,11 +98,15 @@ def discover(locations: Sequence[str]) -> list[SourceFile]:
 
 
 def _discover_one(location: str) -> list[SourceFile]:
+    if location.startswith("file://"):
+        location = Storage(location).root
+    elif not location.startswith("s3://"):
+        location = os.path.expanduser(location)
     glob = _GLOB.search(location)
     if glob and not os.path.exists(location):
-        base = location[: glob.start()].rpartition("/")[0] or ("/" if location.startswith("/") else ".")
-        storage = Storage(base)
-        pattern = _glob_regex(location[len(base) + 1 :] if location.startswith(base) else location)
+        base, slash, _ = location[: glob.start()].rpartition("/")
+        storage = Storage(base + slash or ".")
+        pattern = _glob_regex(location[len(base + slash) :])
         entries = [e for e in storage.list() if pattern.fullmatch(e.path) and _visible(e.path)]
         return [_file(storage, entry) for entry in entries]
     parent, _, name = location.rstrip("/").rpartition("/")
@@ -128,15 +133,19 @@ def _visible(path: str) -> bool:
 
 
 def _glob_regex(pattern: str) -> re.Pattern[str]:
-    """``*`` and ``?`` stay inside one path component, ``**`` crosses them."""
+    """``*``, ``?``, ``[ab]`` and ``[!ab]`` stay inside one path component, ``**`` crosses them."""
     out: list[str] = []
     for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
-        if token.startswith("["):
-            out.append("[^" + token[2:] if token.startswith("[!") else token)
+        if len(token) > 1 and token.startswith("["):
+            negated = token[1] in "!^"
+            out.append(("[^" if negated else "[") + re.sub(r"[\\[&~|]", r"\\\g<0>", token[1 + negated :]))
         else:
             special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
             out.append(special.get(token, re.escape(token)))
-    return re.compile("".join(out))
+    try:
+        return re.compile("".join(out))
+    except re.error as error:
+        raise UsageError(f"glob {pattern!r} cannot be read: {error}", "check its brackets") from error
 
 
 def _file(storage: Storage, entry: Entry) -> SourceFile:
@@ -176,7 +185,7 @@ def partition_schema(files: Iterable[SourceFile]) -> pa.Schema:
             values.setdefault(key, []).extend([] if value is None else [value])
     return pa.schema(
         [
-            pa.field(key, pa.int64() if all(re.fullmatch(r"-?\d{1,18}", v) for v in texts) else pa.string())
+            pa.field(key, pa.int64() if all(re.fullmatch(r"-?[0-9]{1,18}", v) for v in texts) else pa.string())
             for key, texts in values.items()
         ]
     )

@@ -4,6 +4,9 @@
 
 Comparisons, ``in``, ``is None``, ``and``/``or``/``not`` and parentheses; a name is a column
 (``col("odd name")`` for names that are no identifiers), everything else a literal.
+
+A comparison with a null is neither true nor false, as in SQL, and only rows that are true are kept;
+``in`` and ``is`` always decide: a null is in no list.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import MismatchError, UsageError
+from .storage import one_line
 
 __all__ = ["Filter"]
 
@@ -59,6 +63,12 @@ class Filter:
         """The columns it reads."""
         return _parse(self.text)[1]
 
+    @property
+    def negates(self) -> bool:
+        """Whether a row may pass because a comparison fails, which NaN always does."""
+        found = ast.walk(ast.parse(self.text.strip(), mode="eval"))
+        return any(isinstance(node, ast.Not | ast.NotEq | ast.NotIn) for node in found)
+
     def check(self, schema: pa.Schema) -> None:
         """Makes sure that the filter can run on data of this schema.
 
@@ -74,17 +84,20 @@ class Filter:
         try:
             schema.empty_table().filter(self.expression)
         except pa.ArrowException as error:
-            raise MismatchError(f"--filter {self.text!r} does not fit the data: {error}") from error
+            raise MismatchError(
+                f"--filter {self.text!r} does not fit the data: {one_line(error)}",
+                "compare columns with literals of their type",
+            ) from error
 
 
 def _parse(text: str) -> tuple[pc.Expression, frozenset[str]]:
     if len(text) > _MAX_CHARS:
-        raise UsageError(f"--filter is {len(text):,} characters long, at most {_MAX_CHARS:,} are read")
+        raise UsageError(f"--filter is {len(text):,} characters long, at most {_MAX_CHARS:,} are read", _HINT)
     columns: set[str] = set()
     try:
         tree = ast.parse(text.strip(), mode="eval")
         expression = _Builder(columns).logical(tree.body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise UsageError(f"--filter {text[:200]!r} cannot be parsed", _HINT) from error
     return expression, frozenset(columns)
 

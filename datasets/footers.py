@@ -20,6 +20,8 @@ from .storage import Storage, foreign_errors
 __all__ = ["Dataset", "inspect", "read_schema"]
 
 _FOOTER_THREADS = 16
+_PHYSICAL_BYTES = {"INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
+_NARROW_BYTES = {"INT_8": 1, "UINT_8": 1, "INT_16": 2, "UINT_16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +53,17 @@ def read_schema(files: Sequence[SourceFile]) -> pa.Schema:
     """The schema of the first file, with the Hive partitions of all.
 
     Raises:
-        DatasetError: The file cannot be read, or a partition has a column's name.
+        DatasetError: The file cannot be read, or two columns, partitions included, have one name.
     """
     with _reading(files[0]):
         own = _open_schema(files[0])
+    twice = (
+        sorted({name for name in own.names if own.names.count(name) > 1})
+        if len(own) > len(set(own.names))
+        else []
+    )
+    if twice:
+        raise DatasetError(f"{files[0].url} has more than one column {twice[0]!r}", "rename one of them")
     partitions = partition_schema(files)
     both = set(own.names) & set(partitions.names)
     if both:
@@ -78,6 +87,11 @@ def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter |
         EmptyDatasetError: No row is there, or none can pass the filter.
     """
     full = read_schema(files)
+    missing = [name for name in columns if name not in full.names]
+    if missing:
+        raise MismatchError(
+            f"{files[0].url} lacks column {missing[0]!r}", f"its columns: {', '.join(full.names)}"
+        )
     partitions = partition_schema(files)
     schema = pa.schema([full.field(name) for name in columns])
     if where is not None:
@@ -150,31 +164,45 @@ def _groups(
             stream = pa.ipc.open_stream(source)
             _check_fields(file, stream.schema, stored)
             rows = [batch.num_rows for batch in stream]
-    total = sum(rows)
-    keep = _partition_passes(file, partitions, where)
-    return tuple(
-        Group(rows=count, size_bytes=file.size_bytes * count // max(1, total), keep=keep) for count in rows
+    # Record batches may be compressed: what is certain of their decoded size is the fixed-width part.
+    row_bytes = max(
+        file.size_bytes // max(1, sum(rows)), sum(_fixed_bits(field.type) for field in stored) // 8
     )
+    keep = _partition_passes(file, partitions, where)
+    return tuple(Group(rows=count, size_bytes=row_bytes * count, keep=keep) for count in rows)
 
 
 def _width(kind: pa.DataType) -> int:
+    return _fixed_bits(kind) or 1 << 30
+
+
+def _fixed_bits(kind: pa.DataType) -> int:
+    """Bits of one value; 0 where values differ in size."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _fixed_bits(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _fixed_bits(kind.value_type)
     try:
         return int(kind.bit_width)
     except ValueError:
-        return 1 << 30
+        return 0
 
 
 def _parquet_groups(meta: pq.FileMetaData, names: set[str], kept: set[int] | None) -> tuple[Group, ...]:
-    leaves: list[int] = []
-    if meta.num_row_groups:
-        first = meta.row_group(0)
-        leaves = [
-            i for i in range(first.num_columns) if first.column(i).path_in_schema.partition(".")[0] in names
-        ]
+    # Dictionary and run-length encoding may hide most of a column's decoded size.
+    leaves: dict[int, int] = {}
+    for i in range(meta.num_columns):
+        leaf = meta.schema.column(i)
+        if any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in names):
+            width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
+            leaves[i] = _NARROW_BYTES.get(leaf.converted_type) or _PHYSICAL_BYTES.get(
+                leaf.physical_type, width
+            )
     groups = []
     for number in range(meta.num_row_groups):
         group = meta.row_group(number)
-        size = sum(group.column(i).total_uncompressed_size for i in leaves)
+        chunks = ((group.column(i), width) for i, width in leaves.items())
+        size = sum(max(chunk.total_uncompressed_size, chunk.num_values * width) for chunk, width in chunks)
         groups.append(Group(rows=group.num_rows, size_bytes=size, keep=kept is None or number in kept))
     return tuple(groups)
 
@@ -182,11 +210,16 @@ def _parquet_groups(meta: pq.FileMetaData, names: set[str], kept: set[int] | Non
 def _kept_row_groups(
     file: SourceFile, storage: Storage, partitions: pa.Schema, full: pa.Schema, where: Filter | None
 ) -> set[int] | None:
-    if where is None:
+    # Statistics leave NaN out, so they cannot prove that a negation fails for every float.
+    if where is None or (where.negates and any(_has_nan(full.field(name).type) for name in where.columns)):
         return None
     fragment = storage.parquet_fragment(file.path, partition_expression(file, partitions))
     parts = fragment.split_by_row_group(where.expression, schema=full)
     return {group.id for part in parts for group in part.row_groups}
+
+
+def _has_nan(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind))
 
 
 def partition_expression(file: SourceFile, partitions: pa.Schema) -> pc.Expression:

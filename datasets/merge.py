@@ -17,6 +17,7 @@ __all__ = ["DEFAULT_FILE_BYTES", "MergeGroup", "merge_group", "plan_merge", "pub
 
 DEFAULT_FILE_BYTES = 256 << 20
 _WHOLE_PART_SHARE = 4
+_BY_HAND = "the output was changed by hand; start afresh with --overwrite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,12 @@ def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -
         assert only.part is not None
         assert only.sha256 is not None
         with foreign_errors(OutputError, f"cannot publish {storage.describe(only.part)}"):
+            entry = storage.head(only.part)
+            if entry is None or entry.size_bytes != only.part_bytes:
+                found = "is gone" if entry is None else f"has {entry.size_bytes:,} bytes"
+                raise OutputError(
+                    f"{storage.describe(only.part)} {found}, its commit says {only.part_bytes:,}", _BY_HAND
+                )
             storage.link_or_copy(only.part, target)
         return FinalPart(name=group.name, rows=only.rows, size_bytes=only.part_bytes, sha256=only.sha256)
     with PartWriter(storage, target, compression) as writer:
@@ -85,7 +92,7 @@ def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -
                     raise OutputError(
                         f"{storage.describe(commit.part)} has {parquet.metadata.num_rows:,} rows, "
                         f"its commit says {commit.rows:,}",
-                        "the output was changed by hand; start afresh with --overwrite",
+                        _BY_HAND,
                     )
                 for number in range(parquet.num_row_groups):
                     for batch in parquet.read_row_group(number, use_threads=False).to_batches():
@@ -105,8 +112,10 @@ def publish(
 ) -> SuccessRecord:
     """Swaps the final files in, removes those of an earlier generation, and writes ``_SUCCESS`` last.
 
+    Two runs may do this at once: their files are the same, and whoever comes late keeps what stands.
+
     Raises:
-        OutputError: The storage failed; the swap is repeated by the next run.
+        OutputError: The storage failed, and the next run repeats the swap; or a later generation exists.
         DatasetError: Files and commits disagree on the number of rows.
     """
     storage = output.storage
@@ -124,12 +133,26 @@ def publish(
         parts=[asdict(final) for final in finals],
         seconds=seconds,
     )
+    newest = Output.latest(storage)
+    if newest is not None and newest.generation != output.generation:
+        raise OutputError(
+            f"{storage.url} has become {newest.generation}, this run was for {output.generation}",
+            "another command with --overwrite took over",
+        )
     with foreign_errors(OutputError, f"cannot publish to {storage.url}"):
+        standing = output.success()
+        if standing is not None:
+            return output.finish(standing)
         storage.delete([SUCCESS])
-        for final in finals:
-            storage.publish(output.path("merged", f"{run}/{final.name}"), final.name)
+        try:
+            for final in finals:
+                storage.publish(output.path("merged", f"{run}/{final.name}"), final.name)
+        except FileNotFoundError:
+            # The other run finished meanwhile and cleaned our copies up.
+            standing = output.success()
+            if standing is None:
+                raise
+            return output.finish(standing)
         names = {final.name for final in finals}
         storage.delete([name for name in output.visible() if name not in names])
-        storage.put(SUCCESS, record.encode())
-        output.forget()
-    return record
+        return output.finish(record)

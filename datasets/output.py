@@ -7,6 +7,7 @@
     OUT/_trtfleet/g0001/commits/<shard>.json        which attempt won; put-if-absent, never overwritten
     OUT/_trtfleet/g0001/quarantine/<shard>-<attempt>.parquet
     OUT/_trtfleet/g0001/runs/<run>.json             how each run went, for ``status``
+    OUT/_trtfleet/g0001/success.json                the same as _SUCCESS; says that parts may be gone
 
 A part becomes part of the result by its commit record alone. Whoever comes second, a slow twin or an actor
 believed dead, finds the record there and changes nothing.
@@ -24,7 +25,7 @@ from ..errors import FingerprintError, OutputError
 from .records import CommitRecord, JobRecord, RunRecord, SuccessRecord
 from .storage import Storage, foreign_errors
 
-__all__ = ["HIDDEN", "SUCCESS", "Output"]
+__all__ = ["HIDDEN", "SUCCESS", "Output", "refuse_foreign"]
 
 HIDDEN = "_trtfleet"
 SUCCESS = "_SUCCESS"
@@ -58,7 +59,7 @@ class Output:
         """
         with foreign_errors(OutputError, f"cannot read {storage.url}"):
             names = {m[1] for entry in storage.list(HIDDEN) if (m := _GENERATION.match(entry.path))}
-            for generation in sorted(names, key=lambda name: (len(name), name), reverse=True):
+            for generation in sorted(names, key=_number, reverse=True):
                 path = f"{HIDDEN}/{generation}/job.json"
                 data = storage.get(path)
                 if data is not None:
@@ -73,12 +74,11 @@ class Output:
             OutputError: The location cannot be written, or holds files of another program.
             FingerprintError: Another driver just started a different job there.
         """
-        number = int(after.generation[1:]) + 1 if after else 1
-        generation = f"g{number:04d}"
+        generation = f"g{_number(after.generation) + 1 if after else 1:04d}"
         path = f"{HIDDEN}/{generation}/job.json"
         with foreign_errors(OutputError, f"cannot write to {storage.url}"):
-            if after is None:
-                _refuse_foreign(storage)
+            if after is None and storage.head(path) is None:
+                refuse_foreign(storage)
             if storage.put_new(path, job.encode()):
                 return cls(storage, generation, job)
             data = storage.get(path)
@@ -124,7 +124,9 @@ class Output:
         try:
             found = json.loads(data or b"")
         except ValueError as error:
-            raise OutputError(f"{self.storage.describe(path)} is damaged: {error}") from error
+            raise OutputError(
+                f"{self.storage.describe(path)} is damaged: {error}", "start afresh with --overwrite"
+            ) from error
         return found if isinstance(found, dict) else {}
 
     def commit(self, record: CommitRecord) -> CommitRecord:
@@ -169,12 +171,31 @@ class Output:
 
     def success(self) -> SuccessRecord | None:
         """The success record, if this very generation is finished."""
+        path = self._success_path
         with foreign_errors(OutputError, f"cannot read {self.storage.url}"):
-            data = self.storage.get(SUCCESS)
-        if data is None:
-            return None
-        record = SuccessRecord.decode(data, self.storage.describe(SUCCESS))
-        return record if record.generation == self.generation else None
+            data = self.storage.get(path)
+        return None if data is None else SuccessRecord.decode(data, self.storage.describe(path))
+
+    def finish(self, record: SuccessRecord) -> SuccessRecord:
+        """Marks the output as complete and cleans up; repeating it heals what an interruption left.
+
+        The hidden record comes first and stays: another run on the same output may take ``_SUCCESS`` away for
+        the time of its own swap, and dies then perhaps.
+
+        Returns:
+            The record that stands: ``record``, or that of a run which finished before.
+        """
+        with foreign_errors(OutputError, f"cannot write to {self.storage.url}"):
+            if not self.storage.put_new(self._success_path, record.encode()):
+                record = self.success() or record
+            if self.storage.get(SUCCESS) != record.encode():
+                self.storage.put(SUCCESS, record.encode())
+            self.forget()
+        return record
+
+    @property
+    def _success_path(self) -> str:
+        return f"{HIDDEN}/{self.generation}/success.json"
 
     def visible(self) -> list[str]:
         """Names of the final files that stand now, of whatever generation."""
@@ -184,13 +205,23 @@ class Output:
         """Deletes what a finished output no longer needs: parts, and all of earlier generations."""
         parts = self.path("parts", "")
         merged = self.path("merged", "")
-        own = f"{HIDDEN}/{self.generation}/"
         for entry in self.storage.list(HIDDEN):
-            if not entry.path.startswith(own) or entry.path.startswith((parts, merged)):
+            of = _GENERATION.match(entry.path)
+            earlier = of is None or _number(of[1]) < _number(self.generation)
+            if earlier or entry.path.startswith((parts, merged)):
                 self.storage.delete([entry.path])
 
 
-def _refuse_foreign(storage: Storage) -> None:
+def _number(generation: str) -> int:
+    return int(generation[1:])
+
+
+def refuse_foreign(storage: Storage) -> None:
+    """Makes sure that a location without a job of ours holds nothing else either.
+
+    Raises:
+        OutputError: It holds files of another program.
+    """
     foreign = [entry.path for entry in storage.list() if not entry.path.startswith(f"{HIDDEN}/")]
     if foreign:
         raise OutputError(

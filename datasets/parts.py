@@ -43,6 +43,9 @@ class _HashingSink:
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        if self.closed:
+            # A discarded ParquetWriter still writes its footer when it is collected.
+            return len(view)
         self.digest.update(view)
         self._target.write(view)
         self.size_bytes += len(view)

@@ -25,6 +25,7 @@ __all__ = ["Block", "Projection", "ShardReader"]
 _TASK_BYTES = 8 << 20
 _CACHED_FOOTERS = 64
 _STREAM_ROWS = 1 << 16
+_PAGES_BYTES = 1 << 20
 _ROW = "__trtfleet_row__"
 
 
@@ -86,11 +87,13 @@ class ShardReader:
         """
         row_bytes = max(1, shard.size_bytes // max(1, shard.rows))
         ahead = max(1, self._prefetch_bytes // _TASK_BYTES)
-        runs = _split(shard.segments, max(1, _TASK_BYTES // row_bytes))
+        task_rows = max(1, _TASK_BYTES // row_bytes)
         waiting: deque[Future[list[Block]]] = deque()
+        with foreign_errors(DatasetError, f"cannot read {shard.file.url}"):
+            _check_unchanged(Storage(shard.file.root), shard.file)
         try:
-            for run in runs:
-                waiting.append(self._pool.submit(self._read_run, shard.file, run, block_rows))
+            for run in _split(shard.segments, task_rows):
+                waiting.append(self._pool.submit(self._read_run, shard.file, run, task_rows, block_rows))
                 if len(waiting) > ahead:
                     yield from waiting.popleft().result()
             while waiting:
@@ -99,14 +102,16 @@ class ShardReader:
             for future in waiting:
                 future.cancel()
 
-    def _read_run(self, file: SourceFile, run: Sequence[Segment], block_rows: int) -> list[Block]:
+    def _read_run(
+        self, file: SourceFile, run: Sequence[Segment], task_rows: int, block_rows: int
+    ) -> list[Block]:
         doing = f"cannot read {file.url}, row group {run[0].group}"
         with foreign_errors(DatasetError, doing, "is the file intact?"):
             storage = Storage(file.root)
             footer = self._footer(storage, file)
             match file.format:
                 case Format.PARQUET:
-                    batches = self._parquet(storage, file, run, footer)
+                    batches = self._parquet(storage, file, run, footer, min(task_rows, _STREAM_ROWS))
                 case _:
                     batches = self._ipc(storage, file, run)
             rows = np.concatenate([np.arange(s.first_row, s.first_row + s.rows) for s in run])
@@ -117,14 +122,6 @@ class ShardReader:
             if file.url in self._footers:
                 self._footers.move_to_end(file.url)
                 return self._footers[file.url]
-        entry = storage.head(file.path)
-        if entry is None or (entry.size_bytes, entry.version) != (file.size_bytes, file.version):
-            found = "is gone" if entry is None else f"has {entry.size_bytes:,} bytes, version {entry.version}"
-            raise DatasetError(
-                f"{file.url} changed under the job: planned with {file.size_bytes:,} bytes, "
-                f"version {file.version}, it now {found}",
-                "run again with --overwrite once the data is stable",
-            )
         footer = None
         if file.format is Format.PARQUET:
             with storage.open_input(file.path) as source:
@@ -136,7 +133,12 @@ class ShardReader:
         return footer
 
     def _parquet(
-        self, storage: Storage, file: SourceFile, run: Sequence[Segment], footer: pq.FileMetaData | None
+        self,
+        storage: Storage,
+        file: SourceFile,
+        run: Sequence[Segment],
+        footer: pq.FileMetaData | None,
+        batch_rows: int,
     ) -> Iterator[pa.RecordBatch]:
         columns = self._projection.stored
         with storage.open_input(file.path) as source:
@@ -145,11 +147,13 @@ class ShardReader:
                 table = parquet.read_row_groups([s.group for s in run], columns=columns, use_threads=False)
                 yield from _as_batches(table, sum(s.rows for s in run))
                 return
+            # A buffered stream holds some pages of a column; plain reading would hold all of it in the group.
+            streamed = pq.ParquetFile(source, metadata=footer, buffer_size=_PAGES_BYTES, pre_buffer=False)
             for segment in run:
                 # Parquet has no random access inside a row group: decode from its start, keep our rows.
                 position, stop = 0, segment.offset + segment.rows
-                rows = min(_STREAM_ROWS, stop)
-                for batch in parquet.iter_batches(rows, [segment.group], columns, use_threads=False):
+                rows = min(batch_rows, stop)
+                for batch in streamed.iter_batches(rows, [segment.group], columns, use_threads=False):
                     start = max(0, segment.offset - position)
                     kept = batch.slice(start, max(0, min(batch.num_rows, stop - position) - start))
                     if kept.num_rows:
@@ -200,6 +204,17 @@ class ShardReader:
             for start in range(0, batch.num_rows, block_rows):
                 stop = min(start + block_rows, batch.num_rows)
                 yield Block(batch=batch.slice(start, stop - start), rows=numbers[start:stop])
+
+
+def _check_unchanged(storage: Storage, file: SourceFile) -> None:
+    entry = storage.head(file.path)
+    if entry is None or (entry.size_bytes, entry.version) != (file.size_bytes, file.version):
+        found = "is gone" if entry is None else f"has {entry.size_bytes:,} bytes, version {entry.version}"
+        raise DatasetError(
+            f"{file.url} changed under the job: planned with {file.size_bytes:,} bytes, "
+            f"version {file.version}, it now {found}",
+            "run again with --overwrite once the data is stable",
+        )
 
 
 def _as_batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:

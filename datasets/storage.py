@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import obstore
 import pyarrow as pa
@@ -24,6 +24,9 @@ from obstore.store import LocalStore, S3Store
 from ..errors import OutputError, TrtfleetError, UsageError
 
 __all__ = ["Entry", "Storage", "foreign_errors", "one_line"]
+
+
+_DENIED = ("credential", "access denied", "accessdenied", "forbidden", "accesskeyid", "signaturedoesnotmatch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +59,23 @@ def foreign_errors(kind: type[TrtfleetError], doing: str, hint: str = "") -> Ite
     except TrtfleetError:
         raise
     except (OSError, BaseError, pa.ArrowException) as error:
-        raise kind(f"{doing}: {one_line(error)}", hint or _hint_for(error)) from error
+        raise kind(
+            f"{doing}: {one_line(error)}", _hint_for(error) or hint or "check that location"
+        ) from error
 
 
 def _hint_for(error: BaseException) -> str:
     text = str(error).lower()
     if "no space left" in text:
         return "free some space there"
-    if any(word in text for word in ("credential", "access denied", "accessdenied", "forbidden")):
+    if any(word in text.replace("_", "") for word in _DENIED):
         return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
     if "nosuchbucket" in text or "bucket does not exist" in text:
         return "create the bucket first"
     if isinstance(error, PermissionError) or "permission denied" in text:
         return "check the permissions of that path"
+    if isinstance(error, NotADirectoryError) or "not a directory" in text:
+        return "a part of that path is a file: name another"
     return ""
 
 
@@ -79,7 +86,8 @@ class Storage:
     as their URL.
 
     Args:
-        url: A directory, ``file://`` URL, or ``s3://bucket/prefix``.
+        url: A directory, ``file://`` URL, or ``s3://bucket/prefix``. Only a ``file://`` URL is
+            percent-decoded; an S3 key stands as it is.
 
     Raises:
         UsageError: The URL's scheme is not supported or its bucket is missing.
@@ -87,26 +95,31 @@ class Storage:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
-        parts = urlsplit(text)
+        scheme, marker, rest = text.partition("://")
+        scheme = scheme.lower()
         self._store: Any
-        if parts.scheme == "s3":
-            if not parts.netloc:
+        if marker and scheme == "s3":
+            bucket, _, prefix = rest.partition("/")
+            prefix = prefix.strip("/")
+            if not bucket:
                 raise UsageError(f"{text} names no bucket", "write s3://bucket/prefix")
-            bucket, prefix = parts.netloc, unquote(parts.path).strip("/")
             self.is_local = False
             self.root = f"{bucket}/{prefix}" if prefix else bucket
             self.url = f"s3://{self.root}"
             with foreign_errors(OutputError, f"cannot set up access to {self.url}"):
-                self._filesystem, _ = pafs.FileSystem.from_uri(self.url)
+                self._filesystem, _ = pafs.FileSystem.from_uri(f"s3://{bucket}")
                 self._store = S3Store(bucket, prefix=prefix or None, client_options={"allow_http": True})
-        elif parts.scheme in ("", "file"):
+        elif not marker or scheme == "file":
+            host, _, path = rest.partition("/")
+            if host not in ("", "localhost"):
+                raise UsageError(f"{text} names the host {host!r}", "write file:///path")
             self.is_local = True
-            self.root = os.path.abspath(unquote(parts.path) if parts.scheme else os.path.expanduser(text))
+            self.root = os.path.abspath(f"/{unquote(path)}" if marker else os.path.expanduser(text))
             self.url = self.root
             self._filesystem = pafs.LocalFileSystem()
             self._store = None
         else:
-            raise UsageError(f"{text}: {parts.scheme}:// is not supported", "use a local path or s3://")
+            raise UsageError(f"{text}: {scheme}:// is not supported", "use a local path or s3://")
 
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
@@ -193,8 +206,10 @@ class Storage:
     def publish(self, source: str, target: str) -> None:
         """Makes a whole object visible under its final name, replacing what stands there.
 
-        On disk the object is renamed, in an object store copied by the server. Repeating a finished
-        publish is harmless.
+        On disk the object is renamed, in an object store copied by the server.
+
+        Raises:
+            FileNotFoundError: The object is not there, renamed by an earlier call perhaps.
         """
         if self.is_local:
             os.replace(self._full(source), self._full(target))

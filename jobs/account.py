@@ -21,6 +21,7 @@ __all__ = ["Account"]
 
 _RECORD_EVERY_S = 5.0
 _FAILURES_KEPT = 20
+_FIRST_ACTOR_EXPECTED_S = 20.0
 
 
 class Account:
@@ -50,6 +51,7 @@ class Account:
         self._rows_before = sum(record.rows for record in committed.values())
         self._shard_rows = {shard.id: shard.rows for shard in shards}
         self._rows_passed = sum(self._shard_rows[shard] for shard in committed)
+        self._rows_planned = sum(self._shard_rows.values())
         self._run = run
         self._shown = shown
         self._metrics = metrics
@@ -58,6 +60,7 @@ class Account:
         self._start_s = time.monotonic()
         self._started_unix_s = time.time()
         self._first_ready_s: float | None = None
+        self._patience_s = _FIRST_ACTOR_EXPECTED_S
         self._scored_s: float | None = None
         self._recorded_s = float("-inf")
         self._scheduler: Scheduler | None = None
@@ -87,11 +90,14 @@ class Account:
         scheduler = self._scheduler
         if scheduler is None:
             return
+        if self._first_ready_s is None and time.monotonic() - self._start_s > self._patience_s:
+            self._patience_s *= 4
+            self._shown.say("no actor is ready yet: the cluster may be busy, or nodes still starting")
         failures = scheduler.deaths + scheduler.errors
         self._metrics.state(scheduler.actors_ready, failures)
         self._shown.update(
             Snapshot(
-                rows_planned=sum_rows(self._shard_rows),
+                rows_planned=self._rows_planned,
                 rows_passed=self._rows_passed,
                 rows_written=scheduler.rows_done,
                 bad_rows=scheduler.bad_rows,
@@ -182,8 +188,3 @@ class Account:
                 error=error,
             )
         )
-
-
-def sum_rows(rows: Mapping[str, int]) -> int:
-    """Rows of all shards together."""
-    return sum(rows.values())

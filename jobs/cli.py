@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ..errors import InternalError, TrtfleetError
+from ..errors import InternalError, TrtfleetError, UsageError
 
 __all__ = ["main"]
 
@@ -24,11 +25,14 @@ _BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt")
 def main() -> NoReturn:
     """Runs the command line and exits with a documented code; no traceback reaches the user."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="trtfleet", standalone_mode=False)
         code = 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        fact = " ".join(error.format_message().split())
+        code = _show(UsageError(fact.rstrip("."), "see `trtfleet --help` and `trtfleet COMMAND --help`"))
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command resumes the job", err=True)
         code = _INTERRUPTED
@@ -147,7 +151,9 @@ def score(spec: str | None, as_json: bool, **flags: Any) -> None:
     options = load_spec(spec) if spec else {}
     options = {key.replace("-", "_"): value for key, value in options.items()}
     options.update({key: value for key, value in flags.items() if value not in (None, ())})
-    summary = run_score(ScoreSpec.of(options), reporter_for())
+    # Ray prints to stdout when a worker dies, whatever it is told; stdout is for the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        summary = run_score(ScoreSpec.of(options), reporter_for())
     _print(summary, as_json)
 
 
@@ -169,7 +175,8 @@ def demo(out: str | None, as_json: bool) -> None:
     from .demo import run_demo
     from .progress import reporter_for
 
-    result = run_demo(out, reporter_for())
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run_demo(out, reporter_for())
     if as_json:
         values = {"held_out_rows": result.held_out_rows, "held_out_accuracy": result.held_out_accuracy}
         click.echo(json.dumps({**values, "summary": result.summary.as_json()}, indent=1))

@@ -13,7 +13,7 @@ from typing import Any
 from ..datasets.discovery import discover, snapshot_digest
 from ..datasets.filters import Filter
 from ..datasets.footers import Dataset, inspect, read_schema
-from ..datasets.output import HIDDEN, Output
+from ..datasets.output import HIDDEN, Output, refuse_foreign
 from ..datasets.reading import Projection
 from ..datasets.storage import Storage, foreign_errors
 from ..errors import MismatchError, OutputError
@@ -91,7 +91,10 @@ def _look_at(storage: Storage, fingerprint: Mapping[str, Any], spec: ScoreSpec) 
     if storage.is_local and os.path.exists(storage.root) and not os.path.isdir(storage.root):
         raise OutputError(f"{storage.url} is a file", "name a folder")
     existing = Output.latest(storage)
-    if existing is not None and not spec.overwrite:
+    if existing is None:
+        with foreign_errors(OutputError, f"cannot read {storage.url}"):
+            refuse_foreign(storage)
+    elif not spec.overwrite:
         existing.require(fingerprint)
     probe = f"{HIDDEN}/probe-{secrets.token_hex(4)}"
     with foreign_errors(OutputError, f"cannot write to {storage.url}"):
@@ -116,7 +119,8 @@ def _fingerprint(spec: ScoreSpec, model: Model, fitted: Fitted, files: int, snap
         "postprocess": _hook_identity(spec.postprocess),
         "columns": list(spec.columns),
         "filter": spec.filter,
-        "fill_null": spec.fill_null,
+        # As text: NaN is not equal to itself.
+        "fill_null": None if spec.fill_null is None else repr(spec.fill_null),
         "pad_to": spec.pad_to,
         "pad_value": spec.pad_value,
         "mask": list(spec.mask),

@@ -132,7 +132,8 @@ def _detail(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def reporter_for(stream: TextIO = sys.stderr) -> Reporter:
-    """A bar where the stream is a terminal, lines elsewhere."""
+def reporter_for(stream: TextIO | None = None) -> Reporter:
+    """A bar where the stream, by default standard error, is a terminal; lines elsewhere."""
+    stream = stream or sys.stderr
     console = Console(file=stream)
     return _Bar(console) if console.is_terminal else _Lines(stream)

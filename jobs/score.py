@@ -74,7 +74,8 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
 def _finished(plan: Plan) -> SuccessRecord | None:
     if plan.existing is None or plan.spec.overwrite:
         return None
-    return plan.existing.success()
+    record = plan.existing.success()
+    return None if record is None else plan.existing.finish(record)
 
 
 def _nothing_to_do(plan: Plan, record: SuccessRecord) -> Summary:

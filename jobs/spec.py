@@ -93,18 +93,20 @@ class ScoreSpec:
         for name in ("batch_size", "actors", "cpus_per_actor", "pad_to", "shard_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} must be >= 1, got {value}")
+                raise UsageError(f"{name} must be >= 1, got {value}", _hint(name))
         if self.max_bad_rows is not None and self.max_bad_rows < 0:
             raise UsageError(f"max_bad_rows must be >= 0, got {self.max_bad_rows}", "or say unlimited")
         if self.resize is not None and min(self.resize) < 1:
-            raise UsageError(f"resize must be at least 1x1, got {self.resize[0]}x{self.resize[1]}")
+            raise UsageError(
+                f"resize must be at least 1x1, got {self.resize[0]}x{self.resize[1]}", _hint("resize")
+            )
         if self.layout not in (None, "nhwc", "nchw"):
-            raise UsageError(f"layout must be nhwc or nchw, got {self.layout!r}")
+            raise UsageError(f"layout must be nhwc or nchw, got {self.layout!r}", _hint("layout"))
         if self.compression not in COMPRESSIONS:
             known = ", ".join(COMPRESSIONS)
-            raise UsageError(f"compression must be one of {known}, got {self.compression!r}")
+            raise UsageError(f"compression {self.compression!r} is unknown", f"choose one of {known}")
         if len(set(self.keep)) != len(self.keep):
-            raise UsageError(f"a column is kept twice: {', '.join(self.keep)}")
+            raise UsageError(f"a column is kept twice: {', '.join(self.keep)}", "name each once")
         if self.columns and not self.preprocess:
             raise UsageError("columns are only chosen for a preprocess hook", "leave --columns out")
         if self.mask and self.preprocess:
@@ -131,7 +133,9 @@ class ScoreSpec:
             name = key.replace("-", "_")
             if name not in known:
                 raise UsageError(f"unknown option {key!r}", f"known: {', '.join(sorted(known))}")
-            values[name] = _coerce(name, value)
+            # Nothing stands for the default, except where it says "any number of rows".
+            if value is not None or name == "max_bad_rows":
+                values[name] = _coerce(name, value)
         missing = [name for name in ("model", "data", "out") if values.get(name) in (None, ())]
         if missing:
             raise UsageError(f"{missing[0]} is missing", "usage: trtfleet score MODEL DATA OUT")
@@ -147,49 +151,59 @@ def _coerce(name: str, value: Any) -> Any:
     if name in _LISTS:
         items = [value] if isinstance(value, str | os.PathLike) else value
         if not isinstance(items, Sequence) or not all(isinstance(i, str | os.PathLike) for i in items):
-            raise UsageError(f"{name} must be a text or a list of texts, got {value!r}")
+            raise UsageError(
+                f"{name} must be a text or a list of texts, got {value!r}", "put numbers in quotes"
+            )
         return tuple(os.fspath(item) for item in items)
     if name == "input":
         return _inputs(value)
-    if name == "resize" and value is not None:
+    if name == "resize":
         return _size(value)
     if name in _INTEGERS:
-        if value is None or value == _SPECIAL.get(name):
+        if value is None or (name in _SPECIAL and value == _SPECIAL[name]):
             return None
         if isinstance(value, bool) or not isinstance(value, int):
             also = f" or {_SPECIAL[name]!r}" if name in _SPECIAL else ""
-            raise UsageError(f"{name} must be a whole number{also}, got {value!r}")
+            raise UsageError(f"{name} must be a whole number{also}, got {value!r}", _hint(name))
         return value
-    if name == "fill_null" and value is not None:
+    if name == "fill_null":
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"fill_null must be a number, got {value!r}")
+            raise UsageError(f"fill_null must be a number, got {value!r}", "for example 0.0")
         return float(value)
     if name == "overwrite":
         if not isinstance(value, bool):
-            raise UsageError(f"overwrite must be true or false, got {value!r}")
+            raise UsageError(f"overwrite must be true or false, got {value!r}", "leave out the quotes")
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"{name} must be a text, got {value!r}")
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a text, got {value!r}", "put it in quotes")
     return value
 
 
+def _hint(name: str) -> str:
+    return f"see --{name.replace('_', '-')} in `trtfleet score --help`"
+
+
 def _inputs(value: Any) -> dict[str, tuple[str, ...]]:
-    pairs: list[tuple[str, Any]] = []
+    pairs: list[tuple[Any, Any]] = []
     if isinstance(value, Mapping):
-        pairs = [(str(name), columns) for name, columns in value.items()]
+        pairs = list(value.items())
     else:
-        for item in [value] if isinstance(value, str) else list(value or ()):
-            name, equals, columns = str(item).partition("=")
-            if not equals or not name or not columns:
-                raise UsageError(f"input {item!r} is no mapping", "write NAME=COLUMN or NAME=A,B,C")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            name, _, columns = item.partition("=") if isinstance(item, str) else (item, "", "")
             pairs.append((name, columns))
     found: dict[str, tuple[str, ...]] = {}
     for name, columns in pairs:
+        listed = columns.split(",") if isinstance(columns, str) else columns
+        texts = [name, *listed] if isinstance(listed, list | tuple) else []
+        if len(texts) < 2 or not all(isinstance(text, str) and text for text in texts):
+            raise UsageError(
+                f"input {name!r} is mapped to {columns!r}, no column", "write NAME=COLUMN or NAME=A,B,C"
+            )
         if name in found:
-            raise UsageError(f"input {name!r} is mapped twice")
-        found[name] = tuple(columns.split(",")) if isinstance(columns, str) else tuple(map(str, columns))
+            raise UsageError(f"input {name!r} is mapped twice", "map each input once")
+        found[name] = tuple(texts[1:])
     return found
 
 
@@ -215,10 +229,10 @@ def load_spec(path: str) -> dict[str, Any]:
             raise UsageError(f"{path} is larger than {_MOST_SPEC_BYTES:,} bytes", "is it a job file?")
         values = yaml.safe_load(text)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path of --spec") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         line = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} is not YAML: {line}") from error
+        raise UsageError(f"{path} is not YAML: {line}", "write one `option: value` a line") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"{path} holds no options", "write for example: model: model.onnx")
     return values

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,9 +33,142 @@ def ray_session() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """An S3 server in this process; the variables that point to it, set for the session."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield variables
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_environment: dict[str, str]) -> str:
+    """The ``s3://`` URL of a new, empty bucket."""
+    import boto3
+
+    name = f"bucket-{secrets.token_hex(6)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest) -> str:
+    """An empty place for objects, once a folder and once a bucket; its path or URL."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("bucket"))
+    folder = request.getfixturevalue("tmp_path") / "place"
+    folder.mkdir()
+    return str(folder)
+
+
+def _without_ray() -> dict[str, str]:
+    """This process's environment without anything that tells Ray what to do."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _alive(session: int) -> list[psutil.Process]:
+    """The living processes of one session of the operating system."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A Ray cluster in processes of its own, with token authentication.
+
+    Attributes:
+        address: Of its head node.
+        token: What it asks for.
+    """
+
+    address: str
+    token: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For processes that are to use the cluster."""
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        return {**_without_ray(), **auth, "RAY_ADDRESS": self.address}
+
+
+@pytest.fixture
+def without_ray() -> dict[str, str]:
+    """The environment of a process that is told nothing about Ray."""
+    return _without_ray()
+
+
+@pytest.fixture
+def alive() -> Callable[[int], list[psutil.Process]]:
+    """Finds the living processes of a session of the operating system."""
+    return _alive
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """One running cluster of four logical CPUs, started as ``ray start --head`` does."""
+    token = "0123456789abcdef" * 2
+    # Ray's sockets live below this folder, and their names must be short.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    log = folder / "head.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        client_port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    command += ["--num-cpus=4", "--object-store-memory=100000000", f"--temp-dir={folder / 'r'}"]
+    command += [f"--ray-client-server-port={client_port}", "--dashboard-agent-listen-port=0"]
+    command += ["--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"]
+    environment = {**_without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    with log.open("wb") as sink:
+        head = subprocess.Popen(
+            command, env=environment, stdout=sink, stderr=sink, start_new_session=True, cwd=folder
+        )
+    try:
+        deadline_s = time.monotonic() + 60
+        while not (found := re.search(r"--address='([\w.:\[\]]+)'", log.read_text())):
+            assert head.poll() is None, log.read_text()
+            assert time.monotonic() < deadline_s, log.read_text()
+            time.sleep(0.1)
+        yield RayHead(found[1], token)
+    finally:
+        for process in _alive(head.pid):
+            process.kill()
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

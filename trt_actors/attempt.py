@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -30,6 +31,8 @@ class BatchFailedError(Exception):
 class AttemptWriter:
     """Collects an attempt's results and commits them; as a context manager, discards them on an error.
 
+    Once the commit record is on its way an error no longer discards: the record may stand.
+
     Args:
         output: Where to.
         shard: Of which shard.
@@ -44,6 +47,7 @@ class AttemptWriter:
         self._output = output
         self._shard = shard
         self._attempt = attempt
+        self._is_committing = False
         self._reorder: list[tuple[pa.RecordBatch, np.ndarray]] | None = [] if reorder else None
         self._part = PartWriter(
             output.storage, output.path("parts", f"{shard.id}-{attempt}.parquet"), compression
@@ -53,7 +57,7 @@ class AttemptWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and not self._is_committing:
             self._part.discard()
 
     def write(self, results: pa.RecordBatch, rows: np.ndarray) -> None:
@@ -86,9 +90,13 @@ class AttemptWriter:
             sha256=written.sha256 if written else None,
             quarantine=quarantine,
         )
+        self._is_committing = True
         standing = self._output.commit(record)
         if standing.attempt != self._attempt:
             self._part.discard()
+            if quarantine:
+                with contextlib.suppress(Exception):
+                    self._output.storage.delete([quarantine])
         return standing
 
     def _quarantine(self, bad: Sequence[BadInput]) -> str:

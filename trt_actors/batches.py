@@ -37,12 +37,14 @@ class Piece:
         kept: The columns to carry along, n rows.
         rows: int64[n], each row's number in its file.
         lengths: int64[n], unpadded lengths of ragged inputs; None without any.
+        width: What ragged inputs are padded to; None without any.
     """
 
     arrays: Mapping[str, np.ndarray]
     kept: pa.RecordBatch
     rows: np.ndarray
     lengths: np.ndarray | None = None
+    width: int | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,6 +56,7 @@ class Piece:
             kept=self.kept.slice(start, stop - start),
             rows=self.rows[start:stop],
             lengths=None if self.lengths is None else self.lengths[start:stop],
+            width=self.width,
         )
 
     @property

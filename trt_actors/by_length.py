@@ -54,7 +54,11 @@ def batches_by_length(
         width = max(arrays[name].shape[1] for name in ragged)
         arrays |= {spec.name: mask(lengths[chosen], width, spec.dtype) for spec in task.masks}
         piece = Piece(
-            arrays=arrays, kept=kept.take(pa.array(chosen)), rows=rows[chosen], lengths=lengths[chosen]
+            arrays=arrays,
+            kept=kept.take(pa.array(chosen)),
+            rows=rows[chosen],
+            lengths=lengths[chosen],
+            width=width,
         )
         yield Batch([piece])
 

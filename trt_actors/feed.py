@@ -111,7 +111,8 @@ class Feed:
             )
             if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
                 raise HookError(
-                    f"the preprocess hook returned {array.dtype}{list(array.shape)}, the model wants {spec}"
+                    f"the preprocess hook returned {array.dtype}{list(array.shape)}, the model wants {spec}",
+                    "return arrays of that type and shape, one entry a row",
                 )
             arrays[spec.name] = np.ascontiguousarray(array, spec.dtype)
         return arrays

@@ -43,7 +43,7 @@ def load_hook(name: str, folder: str | None = None) -> Hook:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HookError(
             f"cannot import {module_name} for hook {name}: {type(error).__name__}: {one_line(error)}",
             "is it importable on every node, or in the folder you start from?",

@@ -80,7 +80,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     except ModelError as error:
         # Names in a model and messages about it may hold line breaks.
         fact = " ".join(error.fact.split())
-        raise ModelError(f"{path}: {fact}", " ".join(error.hint.split())) from error.__cause__
+        raise ModelError(
+            f"{path}: {fact}", " ".join((error.hint or "export the model again").split())
+        ) from error.__cause__
 
 
 def _load(path: str) -> Model:
@@ -120,7 +122,7 @@ def _read(path: str) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise ModelError("is a directory", "name the .onnx file inside it")
         if not stat.S_ISREG(status.st_mode):
-            raise ModelError("is not a regular file")
+            raise ModelError("is not a regular file", "name an .onnx file")
         if status.st_size > _MAX_FILE_BYTES:
             raise ModelError(
                 f"has {status.st_size} bytes, an ONNX file can have at most {_MAX_FILE_BYTES}",
@@ -131,7 +133,10 @@ def _read(path: str) -> bytes:
     except FileNotFoundError as error:
         raise ModelError("does not exist", "check the path of the model") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ModelError(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}",
+            "check the permissions of that path",
+        ) from error
 
 
 def _parse(file_bytes: bytes) -> onnx.ModelProto:

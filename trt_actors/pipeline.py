@@ -146,8 +146,9 @@ class Pipeline:
                 if self._closing:
                     return None
                 before, reason = time.perf_counter(), self._why_waiting()
+                has_begun = self._active or self._stats.rows
                 self._changed.wait()
-                if self._active or self._stats.rows:
+                if has_begun:
                     self._account(**{reason: time.perf_counter() - before})
             return self._staged.popleft()
 

@@ -75,7 +75,10 @@ class Results:
         try:
             return {name: to_array(array) for name, array in result.items()}
         except (pa.ArrowException, ValueError, TypeError) as error:
-            raise HookError(f"the postprocess hook's arrays cannot be written: {one_line(error)}") from error
+            raise HookError(
+                f"the postprocess hook's arrays cannot be written: {one_line(error)}",
+                "return arrays of numbers, booleans or texts",
+            ) from error
 
     @staticmethod
     def blame(row: int, error: Exception) -> BadInput:

@@ -18,6 +18,7 @@ _TOLERANCE = 0.03
 _WORTHWHILE_S = 0.004
 _BUDGET_S = 1.5
 _RUNS = 5
+_LONG_RUN_S = 0.02
 _UNMEASURED = 32
 
 
@@ -56,13 +57,13 @@ def measure_batch_size(engine: Engine) -> int:
         return _UNMEASURED
     row_bytes = max(1, sum(spec.row_bytes for spec in engine.inputs))
     rates: dict[int, float] = {}
-    start, size = time.perf_counter(), 1
+    start, size, flat = time.perf_counter(), 1, 0
     while size <= _LARGEST and (size == 1 or size * row_bytes <= _MOST_BYTES):
+        before = max(rates.values(), default=0.0)
         rates[size] = _rate(engine, size)
-        best = max(rates.values())
-        is_falling = all(rates[s] < best * (1 - _TOLERANCE) for s in sorted(rates)[-2:])
+        flat = 0 if rates[size] > before * (1 + _TOLERANCE) else flat + 1
         is_worthwhile = size / rates[size] >= _WORTHWHILE_S
-        if (is_falling and is_worthwhile) or time.perf_counter() - start > _BUDGET_S:
+        if (flat >= 2 and is_worthwhile) or time.perf_counter() - start > _BUDGET_S:
             break
         size *= 2
     best = max(rates.values())
@@ -84,8 +85,9 @@ def _rate(engine: Engine, rows: int) -> float:
         engine.wait(slot)
         seconds = time.perf_counter() - before
         # The first run allocates; it counts only where runs are so long that this does not matter.
-        if run or seconds > _BUDGET_S / 10:
+        is_long = seconds > _LONG_RUN_S
+        if run or is_long:
             fastest = min(fastest, seconds)
-        if seconds > _BUDGET_S / 10:
+        if is_long and run:
             break
     return rows / max(fastest, 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import statistics
 import tracemalloc
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ from trtfleet.cluster.events import (
     WakeAt,
 )
 from trtfleet.cluster.scheduler import Scheduler
+from trtfleet.cluster.stragglers import Stragglers
+from trtfleet.cluster.workers import Attempt, Workers
 from trtfleet.errors import InternalError, UsageError
 
 A, B, C, D = (f"actor-000{number}" for number in range(1, 5))
@@ -384,6 +387,16 @@ def test_the_threshold_has_a_floor() -> None:
     assert scheduler.handle(Tick(at_s=5.0)) == [Dispatch(actor=B, shard="s1", attempt=2)]
 
 
+def test_the_threshold_follows_the_median_of_the_last_101_durations() -> None:
+    stragglers = Stragglers(Limits(actors=1, straggler_factor=2.0, straggler_min_s=0.0))
+    assert stragglers.patience_s == 0.0
+    durations: list[float] = []
+    for number in range(400):
+        durations.append(float(number * 7919 % 613))
+        stragglers.measure(durations[-1])
+        assert stragglers.patience_s == 2 * statistics.median(durations[-101:])
+
+
 def test_a_busy_actor_gets_no_duplicate_and_each_shard_only_so_many_copies() -> None:
     scheduler = scheduler_of(4, actors=2)
     make_ready(scheduler, A, B)
@@ -498,6 +511,16 @@ def test_a_commit_by_an_actor_taken_for_dead_takes_the_shard_out_of_the_line() -
     assert make_ready(scheduler, B) == [(B, "s1", 1)]
 
 
+def test_a_shard_that_is_committed_while_it_waits_wakes_nobody() -> None:
+    scheduler = scheduler_of(2, in_flight_per_actor=1, backoff_s=8.0)
+    make_ready(scheduler, A)
+    scheduler.handle(died(A))
+    make_ready(scheduler, B)
+    assert given_out(scheduler.handle(error(B, "s0", 2, at_s=1.0))) == [(B, "s1", 1)]
+    assert scheduler.handle(error(B, "s1", at_s=2.0)) == [WakeAt(at_s=9.0)]
+    assert scheduler.handle(done(A, "s0", 1, at_s=3.0)) == [WakeAt(at_s=10.0)]
+
+
 def test_the_list_of_failures_is_bounded() -> None:
     scheduler = scheduler_of(1, shard_errors=1000, backoff_s=0.0)
     make_ready(scheduler, A)
@@ -508,6 +531,45 @@ def test_the_list_of_failures_is_bounded() -> None:
 
 
 # ---- size
+
+
+def test_a_long_job_with_a_hung_attempt_at_its_head_does_not_grow() -> None:
+    scheduler = scheduler_of(20_000, actors=2, shard_errors=1000)
+    make_ready(scheduler, A, B)
+    scheduler.handle(done(A, "s1"))
+
+    def run(first: int, last: int) -> None:
+        # s0 hangs on A, which drops to it alone and fills up again; B empties and fills up again.
+        for number in range(first, last):
+            at_s = 1.0 + number / 100
+            held_by = A if number % 3 else B
+            scheduler.handle(done(held_by, f"s{number}", at_s=at_s))
+            for actor in (A, B):
+                scheduler.handle(done(actor, f"s{number}", at_s=at_s))
+
+    run(2, 2_000)
+    tracemalloc.start()
+    run(2_000, 19_000)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert scheduler.shards_done == 18_999
+    assert grown < 200_000
+
+
+def test_an_actor_that_is_busy_and_idle_in_turn_beside_an_idle_one_does_not_pile_up() -> None:
+    workers = Workers(2)
+    for _ in range(2):
+        workers.make_ready(workers.add().name)
+    tracemalloc.start()
+    for number in range(20_000):
+        actor = workers.least_loaded()
+        assert actor is not None
+        assert actor.name == A
+        workers.assign(actor, Attempt(shard=number, number=1, started_s=0.0, copies=[]))
+        workers.release(A, number, 1)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 100_000
 
 
 def test_a_job_of_many_shards_on_many_actors_with_deaths_errors_and_stragglers_ends_complete() -> None:

@@ -389,7 +389,7 @@ shard_counts = st.sampled_from([2, 3, 5, 8, 13, 21, 34, 55])
 tapes = st.binary(min_size=600, max_size=1500)
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(
     limits=limits_any,
     shards=shard_counts,

@@ -1,0 +1,28 @@
+"""Two commands that write to the same output at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize("head_start_shards", [0, 8])
+def test_both_succeed_and_no_row_comes_twice(
+    job: Any, check: Callable[[Path], None], tmp_path: Path, head_start_shards: int
+) -> None:
+    out = tmp_path / "out"
+    first = job.start(out, "--preprocess", "hooks:slow")
+    if head_start_shards:
+        job.wait_for(lambda: job.commits(out) >= head_start_shards)
+    second = job.start(out, "--preprocess", "hooks:slow")
+    summaries = [job.succeeded(driver) for driver in (first, second)]
+    assert [summary["rows"] for summary in summaries] == [job.rows, job.rows]
+    check(out)
+    # Only records of runs and of the job itself are left, and no run left parts of its own behind.
+    left = {path.relative_to(out / "_trtfleet" / "g0001").parts[0] for path in out.rglob("g0001/**/*.*")}
+    assert left == {"job.json", "success.json", "commits", "runs"}
