@@ -35,7 +35,6 @@ from workloads import WORKLOADS, Case, Workload, make_case, make_scalars
 OVERHEAD = "overhead"
 OVERHEAD_SHARDS = 1_000
 OVERHEAD_ROWS = 100
-SETTLE_S = 1.0
 
 
 @dataclass(kw_only=True)
@@ -71,7 +70,7 @@ def main() -> int:
         for name in options.only or [*WORKLOADS, OVERHEAD]:
             if name == OVERHEAD:
                 shards = max(2, round(OVERHEAD_SHARDS * options.rows_scale))
-                results[OVERHEAD] = _overhead(work, shards, options.rounds, options.limit_s)
+                results[OVERHEAD] = _overhead(work, shards, options)
             else:
                 results["workloads"][name] = _workload(WORKLOADS[name], work, options)
             save(results, Path(options.json))
@@ -93,6 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", default=str(folder), help=f"keeps datasets between runs (default {folder})")
     parser.add_argument("--json", default="score_vs_peers.json", help="where the results go")
     parser.add_argument("--limit-s", type=float, default=900.0, help="after which a run counts as hanging")
+    parser.add_argument("--settle-s", type=float, default=1.0, help="pause before each run (default 1)")
     options = parser.parse_args()
     if options.rounds < 1 or options.rows_scale <= 0:
         parser.error("--rounds must be >= 1 and --rows-scale > 0")
@@ -107,7 +107,7 @@ def _workload(workload: Workload, work: Path, options: argparse.Namespace) -> di
     reference = Reference(case.rows)
     for turn in range(options.rounds):
         for peer in peers if turn == 0 else _worth_repeating(peers, times):
-            _take_turn(peer, case, times[peer.name], reference, work, options.limit_s)
+            _take_turn(peer, case, times[peer.name], reference, work, options)
             _say(f"{workload.name}, round {turn + 1}: {peer.name}: {_last(times[peer.name])}")
     return fold_workload(case, [(peer, vars(times[peer.name])) for peer in peers], options.rows_scale == 1)
 
@@ -124,26 +124,26 @@ def _worth_repeating(peers: list[Peer], times: dict[str, Times]) -> Iterator[Pee
 
 
 def _take_turn(
-    peer: Peer, case: Case, times: Times, reference: Reference, work: Path, limit_s: float
+    peer: Peer, case: Case, times: Times, reference: Reference, work: Path, options: argparse.Namespace
 ) -> None:
     with _fresh_folder(work) as out:
         try:
-            seconds = _timed(partial(peer.run, case, out), limit_s)
+            seconds = _timed(partial(peer.run, case, out), options)
             times.rows, times.checksum, times.deviation = reference.check(out)
             times.seconds.append(seconds)
         except Exception as error:
             times.error = _one_line(error)
 
 
-def _overhead(work: Path, shards: int, rounds: int, limit_s: float) -> dict[str, Any]:
+def _overhead(work: Path, shards: int, options: argparse.Namespace) -> dict[str, Any]:
     """What a shard costs a job beside the scoring: an empty network on 1 and on many shards, taking turns."""
     cases = {count: make_scalars(work, count, OVERHEAD_ROWS) for count in (1, shards)}
     seconds: dict[int, list[float]] = {count: [] for count in cases}
     error = ""
-    for turn, (count, files) in product(range(rounds), cases.items()):
+    for turn, (count, files) in product(range(options.rounds), cases.items()):
         with _fresh_folder(work) as out:
             try:
-                seconds[count].append(_timed(partial(_score_empty, *files, out, count), limit_s))
+                seconds[count].append(_timed(partial(_score_empty, *files, out, count), options))
             except Exception as problem:
                 error = _one_line(problem)
                 break
@@ -162,16 +162,16 @@ def _score_empty(model: Path, data: Path, out: Path, shards: int) -> None:
         raise RuntimeError(f"the job had {summary.shards:,} shards instead of {shards:,}")
 
 
-def _timed(run: Callable[[], None], limit_s: float) -> float:
-    """Runs it, at most for ``limit_s``, and returns the seconds."""
+def _timed(run: Callable[[], None], options: argparse.Namespace) -> float:
+    """Runs it after ``settle_s``, at most for ``limit_s``, and returns the seconds."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"not finished after {limit_s:g} s")
+        raise TimeoutError(f"not finished after {options.limit_s:g} s")
 
     gc.collect()
-    time.sleep(SETTLE_S)
+    time.sleep(options.settle_s)
     before_handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    signal.setitimer(signal.ITIMER_REAL, options.limit_s)
     try:
         start = time.perf_counter()
         run()

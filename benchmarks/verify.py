@@ -60,4 +60,5 @@ class Reference:
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     lists = column.combine_chunks()
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+    values: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), -1)

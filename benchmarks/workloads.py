@@ -50,7 +50,7 @@ class Workload:
     rows: int
     shape: tuple[int, int, int]
     normalize: str
-    build: Callable[[], onnx.ModelProto] | None
+    build: Callable[[], onnx.ModelProto] | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -91,7 +91,6 @@ WORKLOADS = {
             rows=2_000_000,
             shape=(1, 8, 8),
             normalize="0:16",
-            build=None,
         ),
         Workload(
             name="small_resnet",

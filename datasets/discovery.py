@@ -185,7 +185,9 @@ def partition_schema(files: Iterable[SourceFile]) -> pa.Schema:
             values.setdefault(key, []).extend([] if value is None else [value])
     return pa.schema(
         [
-            pa.field(key, pa.int64() if all(re.fullmatch(r"-?[0-9]{1,18}", v) for v in texts) else pa.string())
+            pa.field(
+                key, pa.int64() if all(re.fullmatch(r"-?[0-9]{1,18}", v) for v in texts) else pa.string()
+            )
             for key, texts in values.items()
         ]
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["to_array", "to_ragged_array"]
+__all__ = ["to_array", "to_list_array"]
 
 
 def to_array(values: np.ndarray) -> pa.Array:
@@ -30,16 +32,33 @@ def to_array(values: np.ndarray) -> pa.Array:
     return pa.ExtensionArray.from_storage(tensor, lists)
 
 
-def to_ragged_array(rows: list[np.ndarray]) -> pa.Array:
-    """A list column of rows that differ in their first dimension.
+def to_list_array(values: np.ndarray, is_free: Sequence[bool], lengths: np.ndarray | None = None) -> pa.Array:
+    """A column of nested lists, of the same type whatever the sizes of this batch are.
 
     Args:
-        rows: Arrays of shape (length, ...), all with the same trailing shape and dtype.
+        values: (n, ...) with at least one axis besides the rows.
+        is_free: For each of those axes whether its size may differ between batches; such an axis becomes a
+            variable list, the others fixed-size lists.
+        lengths: int64[n], keeps only so many entries of each row along the first axis, which must be free.
     """
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    joined = np.concatenate(rows) if rows else np.empty((0,), np.float32)
-    inner = pa.array(np.ascontiguousarray(joined).reshape(-1))
-    if joined.ndim > 1:
-        inner = pa.FixedSizeListArray.from_arrays(inner, int(np.prod(joined.shape[1:])))
-    return pa.LargeListArray.from_arrays(pa.array(offsets), inner)
+    entries = _lists(values.reshape(-1, *values.shape[2:]), is_free[1:])
+    if lengths is None:
+        return _wrap(entries, len(values), values.shape[1], is_free[0])
+    kept = np.arange(values.shape[1]) < lengths[:, None]
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets, pa.int64()), entries.filter(pa.array(kept.reshape(-1)))
+    )
+
+
+def _lists(values: np.ndarray, is_free: Sequence[bool]) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(np.ascontiguousarray(values))
+    entries = _lists(values.reshape(-1, *values.shape[2:]), is_free[1:])
+    return _wrap(entries, len(values), values.shape[1], is_free[0])
+
+
+def _wrap(entries: pa.Array, count: int, size: int, is_free: bool) -> pa.Array:
+    if not is_free:
+        return pa.FixedSizeListArray.from_arrays(entries, size)
+    return pa.LargeListArray.from_arrays(pa.array(np.arange(count + 1) * size), entries)

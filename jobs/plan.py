@@ -16,7 +16,7 @@ from ..datasets.footers import Dataset, inspect, read_schema
 from ..datasets.output import HIDDEN, Output, refuse_foreign
 from ..datasets.reading import Projection
 from ..datasets.storage import Storage, foreign_errors
-from ..errors import MismatchError, OutputError
+from ..errors import MismatchError, OutputError, UsageError
 from ..trt_actors.hooks import load_hook
 from ..trt_actors.model import Model, load_model
 from .network import Fitted, fit
@@ -74,6 +74,12 @@ def make_plan(spec: ScoreSpec) -> Plan:
         where.check(schema)
     dataset = inspect(files, list(needed), where)
     storage = Storage(spec.out)
+    for location in (Storage(location).url for location in spec.data):
+        if f"{storage.url}/".startswith(f"{location}/"):
+            raise UsageError(
+                f"the output {storage.url} lies inside the data {location}: a later run would read it as data",
+                "write results beside the data",
+            )
     fingerprint = _fingerprint(spec, model, fitted, len(files), snapshot_digest(files))
     return Plan(
         spec=spec,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from ..datasets.encode import to_array, to_ragged_array
+from ..datasets.encode import to_array, to_list_array
 from ..datasets.signature import TensorSpec
 from ..datasets.storage import one_line
 from ..errors import HookError
@@ -56,11 +56,12 @@ class Results:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def _column(self, spec: TensorSpec, values: np.ndarray, piece: Piece) -> pa.Array:
-        if piece.lengths is not None and spec.row_shape and isinstance(spec.row_shape[0], str):
-            # As wide as the padded rows means one entry per token; any other free axis is written whole.
-            lengths = piece.lengths if values.shape[1] == piece.width else [values.shape[1]] * len(values)
-            return to_ragged_array([row[:length] for row, length in zip(values, lengths, strict=True)])
-        return to_array(np.array(values))
+        if spec.is_static:
+            return to_array(np.array(values))
+        is_free = [isinstance(dim, str) for dim in spec.row_shape]
+        # As wide as the padded rows means one entry per token; any other free axis is written whole.
+        is_padded = is_free[0] and piece.lengths is not None and values.shape[1] == piece.width
+        return to_list_array(np.array(values), is_free, piece.lengths if is_padded else None)
 
     def _post(self, piece: Piece, outputs: dict[str, np.ndarray]) -> dict[str, pa.Array]:
         assert self._postprocess is not None

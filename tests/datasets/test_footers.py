@@ -1,4 +1,4 @@
-"""What footers say: schema, row groups, their sizes, what a filter excludes, files that do not fit together."""
+"""What footers say: schema, row groups, their sizes, what a filter excludes, files that do not fit."""
 
 from __future__ import annotations
 

@@ -441,3 +441,9 @@ def test_a_cluster_that_is_not_there(
     check(Ran(done.returncode, done.stdout, done.stderr), CLUSTER, "127.0.0.1:1")
     assert time.monotonic() - start_s < 30
     assert visible(out) == set()
+
+
+def test_an_output_inside_the_data_is_refused(place: Place) -> None:
+    folder = place.data.parent
+    place.fails(USAGE, "lies inside the data", data=folder, out=folder / "scores")
+    assert not (folder / "scores").exists()
