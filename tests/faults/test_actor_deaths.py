@@ -22,7 +22,8 @@ def test_killed_actors_are_replaced(job: Any, check: Check, tmp_path: Path) -> N
     summary = job.score(out, "--preprocess", "hooks:die_thrice")
     check(out)
     assert summary["failures"] == 3
-    assert summary["actors"] == 5
+    # The replacement of the last one may come too late to be needed.
+    assert summary["actors"] in (4, 5)
     assert summary["bad_rows"] == 0
 
 

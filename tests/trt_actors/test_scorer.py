@@ -246,11 +246,9 @@ def test_a_hook_that_drops_rows_ends_the_shard_and_leaves_nothing(job: Planned, 
     assert planned.files("parts") == planned.files("commits") == planned.files("quarantine") == []
 
 
-def test_a_truncated_file_ends_the_shard_leaves_nothing_and_blocks_nobody(
-    job: Planned, vectors: Callable[..., Path]
-) -> None:
+def test_a_truncated_file_ends_the_shard_leaves_nothing_and_blocks_nobody(job: Planned) -> None:
     planned = job(shard_bytes=2400)
-    data = vectors()
+    data = Path(planned.shards[0].file.url)
     with Scorer(planned.task) as scorer:
         assert scorer.score(planned.shards[0], "a").won
         whole = data.read_bytes()

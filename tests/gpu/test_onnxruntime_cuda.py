@@ -1,0 +1,41 @@
+"""ONNX Runtime on a real GPU; skipped where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import trtfleet
+from trtfleet.trt_actors.onnxruntime_engine import cuda_missing
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(cuda_missing() is not None, reason=str(cuda_missing())),
+    pytest.mark.usefixtures("ray_session"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _needs_gpu(ray_session: None) -> None:
+    import ray
+
+    if not ray.cluster_resources().get("GPU"):
+        pytest.skip("Ray sees no GPU on this machine")
+
+
+def test_auto_takes_cuda_and_agrees_with_the_cpu(digits: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = digits
+    options = {"normalize": "0:16", "keep": "id", "batch_size": 128, "shard_bytes": 20_000}
+    on_gpu = trtfleet.score(model, data, tmp_path / "gpu", actors=1, **options)
+    trtfleet.score(model, data, tmp_path / "cpu", actors=1, backend="onnxruntime-cpu", **options)
+    assert on_gpu.backend == "onnxruntime-cuda"
+    assert "tensorrt" in on_gpu.not_taken
+    gpu, cpu = pq.read_table(tmp_path / "gpu"), pq.read_table(tmp_path / "cpu")
+    assert gpu["id"].equals(cpu["id"])
+    differences = [
+        abs(a - b)
+        for left, right in zip(gpu["logits"].to_pylist(), cpu["logits"].to_pylist(), strict=True)
+        for a, b in zip(left, right, strict=True)
+    ]
+    assert max(differences) < 0.05
