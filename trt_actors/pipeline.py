@@ -88,7 +88,7 @@ class Pipeline:
             return self._stats
 
     def begin(self, full_rows: int) -> None:
-        """A shard is in flight; ``full_rows`` is the batch size its full batches will have."""
+        """A shard is in flight; ``full_rows`` is how many rows its full batches have."""
         with self._changed:
             self._active += 1
             self._full_rows = full_rows

@@ -88,7 +88,7 @@ class Scorer:
             TrtfleetError: The shard cannot be scored; nothing of this attempt is visible.
         """
         start = time.monotonic()
-        self._pipeline.begin(self._batch_size)
+        self._pipeline.begin(min(self._batch_size, shard.rows))
         try:
             try:
                 record = self._attempt(shard, attempt, careful=False)
