@@ -112,10 +112,11 @@ def publish(
 ) -> SuccessRecord:
     """Swaps the final files in, removes those of an earlier generation, and writes ``_SUCCESS`` last.
 
-    Two runs may do this at once: their files are the same, and whoever comes late keeps what stands.
+    Two runs may do this at once: their files are the same. The one that comes late may find its own copies
+    cleaned up; ``Output.success`` then has the record to ``Output.finish`` with.
 
     Raises:
-        OutputError: The storage failed, and the next run repeats the swap; or a later generation exists.
+        OutputError: The storage failed, another run finished meanwhile, or a later generation exists.
         DatasetError: Files and commits disagree on the number of rows.
     """
     storage = output.storage
@@ -144,15 +145,8 @@ def publish(
         if standing is not None:
             return output.finish(standing)
         storage.delete([SUCCESS])
-        try:
-            for final in finals:
-                storage.publish(output.path("merged", f"{run}/{final.name}"), final.name)
-        except FileNotFoundError:
-            # The other run finished meanwhile and cleaned our copies up.
-            standing = output.success()
-            if standing is None:
-                raise
-            return output.finish(standing)
+        for final in finals:
+            storage.publish(output.path("merged", f"{run}/{final.name}"), final.name)
         names = {final.name for final in finals}
         storage.delete([name for name in output.visible() if name not in names])
         return output.finish(record)

@@ -199,7 +199,7 @@ def _finish(job: _Job, account: Account, pool: ActorPool, seconds: float) -> Suc
         theirs = job.output.success()
         if theirs is None:
             raise
-        return theirs
+        return job.output.finish(theirs)
 
 
 def _merge(job: _Job, commits: Sequence[CommitRecord], pool: ActorPool) -> list[FinalPart]:

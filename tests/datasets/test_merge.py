@@ -135,7 +135,7 @@ def finish(storage: Storage, run: str) -> SuccessRecord:
         theirs = output.success()
         if theirs is None:
             raise
-        return theirs
+        return output.finish(theirs)
 
 
 def visible(storage: Storage) -> dict[str, str]:

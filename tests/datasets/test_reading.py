@@ -370,8 +370,28 @@ MANY = 20_000
 POOLS: list[pa.MemoryPool] = []
 
 
-def constant_images() -> pa.Table:
-    return pa.table({"x": pa.array([b"\0" * ROW], pa.binary(ROW)).take(pa.array(np.zeros(MANY, np.int32)))})
+def constant_images(rows: int = MANY) -> pa.Table:
+    return pa.table({"x": pa.array([b"\0" * ROW], pa.binary(ROW)).take(pa.array(np.zeros(rows, np.int32)))})
+
+
+def peak_mb(work: Callable[[], int], rows: int = MANY) -> float:
+    """Arrow memory that the work takes at most; the work returns its number of rows."""
+    before = pa.default_memory_pool()
+    counted = pa.proxy_memory_pool(before)
+    # Buffers freed later still go back to the pool that they came from.
+    POOLS.append(counted)
+    pa.set_memory_pool(counted)
+    try:
+        assert work() == rows
+    finally:
+        pa.set_memory_pool(before)
+    return float(counted.max_memory() / 1e6)
+
+
+def read_all(path: Path, pool: ThreadPoolExecutor, shard_bytes: int, prefetch_bytes: int) -> int:
+    shards, projection = plan(path, ["x"], None, shard_bytes)
+    reader = ShardReader(projection, pool, prefetch_bytes)
+    return sum(block.batch.num_rows for shard in shards for block in reader.read(shard, 256))
 
 
 @pytest.mark.parametrize(
@@ -391,30 +411,14 @@ def test_memory_does_not_follow_the_dataset(
     """200 MB of constant images, a few kB on disk."""
     path = write(tmp_path / name, constant_images(), rows, **options)
     assert path.stat().st_size < 4 << 20
-
-    def peak_mb(work: Callable[[], int]) -> float:
-        before = pa.default_memory_pool()
-        counted = pa.proxy_memory_pool(before)
-        # Buffers freed later still go back to the pool that they came from.
-        POOLS.append(counted)
-        pa.set_memory_pool(counted)
-        try:
-            assert work() == MANY
-        finally:
-            pa.set_memory_pool(before)
-        return counted.max_memory() / 1e6
-
-    def by_shards() -> int:
-        shards, projection = plan(path, ["x"], None, 64 << 20)
-        reader = ShardReader(projection, pool, 16 << 20)
-        return sum(block.batch.num_rows for shard in shards for block in reader.read(shard, 256))
-
-    def at_once() -> int:
-        if path.suffix == ".arrow":
-            return pa.ipc.open_file(path.read_bytes()).read_all().num_rows
-        return pq.read_table(path).num_rows
-
-    peak = peak_mb(by_shards)
-    assert peak < bound_mb
+    assert peak_mb(lambda: read_all(path, pool, 64 << 20, 16 << 20)) < bound_mb
     if path.suffix == ".parquet":
-        assert peak_mb(at_once) > 190, "the control: the measure sees a whole table"
+        assert peak_mb(lambda: int(pq.read_table(path).num_rows)) > 190, "the measure sees a whole table"
+
+
+def test_a_large_group_is_streamed(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    """Nor is its column chunk read as a whole, where it takes as much on disk."""
+    options = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+    path = write(tmp_path / "a.parquet", constant_images(6000), 6000, **options)
+    assert path.stat().st_size > 60e6
+    assert peak_mb(lambda: read_all(path, pool, 4 << 20, 4 << 20), 6000) < 40
