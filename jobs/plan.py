@@ -74,10 +74,10 @@ def make_plan(spec: ScoreSpec) -> Plan:
         where.check(schema)
     dataset = inspect(files, list(needed), where)
     storage = Storage(spec.out)
-    for location in (Storage(location).url for location in spec.data):
+    for location in {Storage(location).url for location in spec.data} - {file.url for file in files}:
         if f"{storage.url}/".startswith(f"{location}/"):
             raise UsageError(
-                f"the output {storage.url} lies inside the data {location}: a later run would read it as data",
+                f"the output {storage.url} lies inside the data {location}, which would make it data",
                 "write results beside the data",
             )
     fingerprint = _fingerprint(spec, model, fitted, len(files), snapshot_digest(files))
