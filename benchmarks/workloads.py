@@ -103,7 +103,7 @@ WORKLOADS = {
         Workload(
             name="resnet18",
             bound_by="compute",
-            rows=800,
+            rows=2400,
             shape=(3, 224, 224),
             normalize="imagenet",
             build=resnet18,

@@ -13,10 +13,12 @@ from .parts import PartWriter
 from .records import CommitRecord, FinalPart, SuccessRecord
 from .storage import foreign_errors
 
-__all__ = ["DEFAULT_FILE_BYTES", "MergeGroup", "merge_group", "plan_merge", "publish"]
+__all__ = ["DEFAULT_FILE_BYTES", "FEW_PARTS", "MergeGroup", "merge_group", "plan_merge", "publish"]
 
 DEFAULT_FILE_BYTES = 256 << 20
+FEW_PARTS = 64
 _WHOLE_PART_SHARE = 4
+_TINY_SHARE = 8
 _BY_HAND = "the output was changed by hand; start afresh with --overwrite"
 
 
@@ -33,17 +35,26 @@ class MergeGroup:
     parts: tuple[CommitRecord, ...]
 
 
-def plan_merge(commits: Iterable[CommitRecord], file_bytes: int = DEFAULT_FILE_BYTES) -> list[MergeGroup]:
+def plan_merge(
+    commits: Iterable[CommitRecord], file_bytes: int = DEFAULT_FILE_BYTES, few_parts: int = FEW_PARTS
+) -> list[MergeGroup]:
     """Groups committed parts into final files of about ``file_bytes``; large parts stay whole.
+
+    So do all parts where there are few of them: a folder of some dozen files needs no rewriting. A handful of
+    tiny parts is put together anyway, which costs nothing.
 
     Args:
         commits: One record a shard, in dataset order.
         file_bytes: Target length of a final file.
+        few_parts: So many parts stay whole, unless they are tiny altogether.
     """
+    written = [commit for commit in commits if commit.part is not None]
+    is_tiny = sum(commit.part_bytes for commit in written) <= file_bytes // _TINY_SHARE
     groups: list[list[CommitRecord]] = []
     filled = file_bytes
-    for commit in commits:
-        if commit.part is None:
+    for commit in written:
+        if len(written) <= few_parts and not is_tiny:
+            groups.append([commit])
             continue
         if filled + commit.part_bytes > file_bytes or commit.part_bytes * _WHOLE_PART_SHARE > file_bytes:
             groups.append([])

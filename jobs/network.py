@@ -11,9 +11,10 @@ from ..datasets.placement import guess_layout
 from ..datasets.signature import TensorSpec
 from ..errors import MismatchError
 from ..trt_actors.emit import Emit
-from ..trt_actors.graph import Prepared, StoredInput, prepare
+from ..trt_actors.graph import StoredInput, prepare
 from ..trt_actors.model import Model
 from ..trt_actors.normalize import Normalize
+from ..trt_actors.prepared import Prepared
 from .spec import ScoreSpec
 
 __all__ = ["Fitted", "fit"]

@@ -21,6 +21,8 @@ from .task import ScoreTask
 
 __all__ = ["Feed"]
 
+_BLOCK_BYTES = 4 << 20
+
 
 class Feed:
     """Decodes the blocks of shards for one network; used by several threads at once.
@@ -42,6 +44,15 @@ class Feed:
         """Whether rows are grouped by length, which takes a shard as a whole."""
         bindings = self._task.bindings or ()
         return any(binding.kind is ColumnKind.RAGGED for binding in bindings)
+
+    def block_rows(self, batch_size: int) -> int:
+        """How many rows to decode at once: several batches where decoding is cheap, one where it is not."""
+        bindings = self._task.bindings
+        if bindings is None or any(binding.kind is ColumnKind.IMAGE for binding in bindings):
+            return batch_size
+        known = [b.input.row_bytes for b in bindings if b.input.is_static]
+        batches = _BLOCK_BYTES // max(1, sum(known) * batch_size) if len(known) == len(bindings) else 1
+        return batch_size * max(1, batches)
 
     def batches(self, blocks: Iterable[Block], batch_size: int, bad: list[BadInput]) -> Iterator[Batch]:
         """Yields a shard's batches; rows that cannot be decoded are appended to ``bad``.

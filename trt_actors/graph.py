@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import helper
@@ -18,6 +16,7 @@ from .emit import Emit, append_emit
 from .layout import STORED_AXES, Layout, check_layout, guess_layout
 from .model import Model
 from .normalize import Normalize
+from .prepared import Prepared
 
 __all__ = ["Emit", "Layout", "Normalize", "Prepared", "StoredInput", "prepare"]
 
@@ -38,28 +37,6 @@ class StoredInput:
         if self.dtype.kind not in "fiub":
             raise UsageError(f"stored dtype must be a number or bool, got {self.dtype}")
         check_layout(self.layout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A model ready for a runtime.
-
-    Attributes:
-        model_bytes: The serialized model; the same bytes for the same arguments of `prepare`.
-        external_folder: Where the external data lies that the model refers to, or None when it has none.
-        inputs: The inputs, named and ordered as in the model, with the dtype and layout of the stored data.
-        outputs: The outputs, in the order in which the runtime returns them.
-    """
-
-    model_bytes: bytes = field(repr=False)
-    external_folder: str | None
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of ``model_bytes`` in hex; it does not cover external data, which `Model.digest` does."""
-        return hashlib.sha256(self.model_bytes).hexdigest()
 
 
 def prepare(

@@ -106,7 +106,7 @@ class Scorer:
 
     def _attempt(self, shard: Shard, attempt: str, *, careful: bool) -> CommitRecord:
         bad: list[BadInput] = []
-        blocks = self._reader.read(shard, self._batch_size)
+        blocks = self._reader.read(shard, self._feed.block_rows(self._batch_size))
         batches = self._feed.batches(blocks, self._batch_size, bad)
         reorder = self._feed.is_ragged
         codec = self._task.compression

@@ -8,8 +8,8 @@ from ..datasets.bindings import BindingOptions, ColumnBinding
 from ..datasets.reading import Projection
 from ..datasets.records import CommitRecord, JobRecord
 from ..datasets.signature import TensorSpec
-from .graph import Prepared
 from .pipeline import PipelineStats
+from .prepared import Prepared
 
 __all__ = ["ActorInfo", "Receipt", "ScoreTask"]
 

@@ -51,7 +51,7 @@ def commit(number: int, part_bytes: int, rows: int = 1) -> CommitRecord:
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 3)), max_size=30), st.integers(1, 150))
 def test_grouping(parts: list[tuple[int, int]], file_bytes: int) -> None:
     commits = [commit(n, size, rows) for n, (size, rows) in enumerate(parts)]
-    groups = plan_merge(commits, file_bytes)
+    groups = plan_merge(commits, file_bytes, few_parts=0)
     assert [part for group in groups for part in group.parts] == [c for c in commits if c.part is not None]
     assert [group.name for group in groups] == [f"part-{n:05d}.parquet" for n in range(len(groups))]
     for group in groups:
@@ -63,7 +63,7 @@ def test_grouping(parts: list[tuple[int, int]], file_bytes: int) -> None:
     for left, right in pairwise(groups):
         both = [part.part_bytes for part in (*left.parts, right.parts[0])]
         assert sum(both) > file_bytes or max(both) * 4 > file_bytes, "small neighbours go together"
-    assert plan_merge(commits, file_bytes) == groups
+    assert plan_merge(commits, file_bytes, few_parts=0) == groups
 
 
 def test_nothing_to_merge() -> None:
@@ -72,7 +72,13 @@ def test_nothing_to_merge() -> None:
 
 
 def test_default_size() -> None:
-    assert [len(group.parts) for group in plan_merge([commit(n, 60 << 20) for n in range(9)])] == [4, 4, 1]
+    many = [commit(n, 60 << 20) for n in range(65)]
+    assert [len(group.parts) for group in plan_merge(many)] == [4] * 16 + [1]
+
+
+def test_few_parts_stay_whole_unless_they_are_tiny() -> None:
+    assert [len(group.parts) for group in plan_merge([commit(n, 1 << 20) for n in range(64)])] == [1] * 64
+    assert [len(group.parts) for group in plan_merge([commit(n, 1 << 20) for n in range(32)])] == [32]
 
 
 # --- an output with committed parts ---
@@ -118,7 +124,9 @@ def build(storage: Storage, generation: int) -> Output:
 
 def merge(output: Output, run: str) -> tuple[list[CommitRecord], list[FinalPart]]:
     commits = sorted(output.committed().values(), key=lambda record: record.shard)
-    return commits, [merge_group(output, group, run, "snappy") for group in plan_merge(commits, FILE_BYTES)]
+    return commits, [
+        merge_group(output, group, run, "snappy") for group in plan_merge(commits, FILE_BYTES, few_parts=0)
+    ]
 
 
 def finish(storage: Storage, run: str) -> SuccessRecord:
