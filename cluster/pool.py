@@ -46,6 +46,7 @@ from .session import Resources
 __all__ = ["ActorPool", "Work"]
 
 _LONGEST_WAIT_S = 0.5
+_SILENCE_S = 120.0
 _TRANSIENT = (DatasetError, OutputError, ClusterError)
 
 
@@ -128,8 +129,10 @@ class ActorPool:
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Spreads calls over the ready actors.
 
+        Ray does not notice a frozen process, so calls are given up when none has ended for a while.
+
         Returns:
-            Results in order; where a call failed, its exception.
+            Results in order; where a call failed or was given up, its exception.
         """
         handles = [self._actors[name] for name in sorted(self._ready)]
         if not handles:
@@ -137,7 +140,11 @@ class ActorPool:
         refs = [
             getattr(handles[number % len(handles)], method).remote(*call) for number, call in enumerate(calls)
         ]
-        return [_result(ref) for ref in refs]
+        pending, ended = refs, refs
+        while pending and ended:
+            ended, pending = ray.wait(pending, num_returns=len(pending), timeout=_SILENCE_S)
+        given_up = set(pending)
+        return [ClusterError("an actor does not answer") if r in given_up else _result(r) for r in refs]
 
     def close(self) -> None:
         """Ends every actor."""

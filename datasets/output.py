@@ -29,7 +29,7 @@ __all__ = ["HIDDEN", "SUCCESS", "Output", "refuse_foreign"]
 
 HIDDEN = "_trtfleet"
 SUCCESS = "_SUCCESS"
-_GENERATION = re.compile(rf"{HIDDEN}/(g\d{{4,}})/")
+_GENERATION = re.compile(r"g\d{4,}")
 _FINAL = re.compile(r"part-\d{5,}\.parquet")
 _IO_THREADS = 32
 
@@ -58,7 +58,7 @@ class Output:
             OutputError: The location cannot be read, or holds records of a later version.
         """
         with foreign_errors(OutputError, f"cannot read {storage.url}"):
-            names = {m[1] for entry in storage.list(HIDDEN) if (m := _GENERATION.match(entry.path))}
+            names = [name for name in storage.children(HIDDEN)[0] if _GENERATION.fullmatch(name)]
             for generation in sorted(names, key=_number, reverse=True):
                 path = f"{HIDDEN}/{generation}/job.json"
                 data = storage.get(path)
@@ -199,17 +199,19 @@ class Output:
 
     def visible(self) -> list[str]:
         """Names of the final files that stand now, of whatever generation."""
-        return [name for entry in self.storage.list() if _FINAL.fullmatch(name := entry.path)]
+        return [entry.path for entry in self.storage.children()[1] if _FINAL.fullmatch(entry.path)]
 
     def forget(self) -> None:
         """Deletes what a finished output no longer needs: parts, and all of earlier generations."""
         parts = self.path("parts", "")
         merged = self.path("merged", "")
+        old = []
         for entry in self.storage.list(HIDDEN):
-            of = _GENERATION.match(entry.path)
-            earlier = of is None or _number(of[1]) < _number(self.generation)
-            if earlier or entry.path.startswith((parts, merged)):
-                self.storage.delete([entry.path])
+            of = entry.path.split("/")[1]
+            is_earlier = not _GENERATION.fullmatch(of) or _number(of) < _number(self.generation)
+            if is_earlier or entry.path.startswith((parts, merged)):
+                old.append(entry.path)
+        self.storage.delete(old)
 
 
 def _number(generation: str) -> int:
@@ -222,10 +224,10 @@ def refuse_foreign(storage: Storage) -> None:
     Raises:
         OutputError: It holds files of another program.
     """
-    foreign = [entry.path for entry in storage.list() if not entry.path.startswith(f"{HIDDEN}/")]
+    folders, objects = storage.children()
+    foreign = [*(entry.path for entry in objects), *(name for name in folders if name != HIDDEN)]
     if foreign:
         raise OutputError(
-            f"{storage.url} is not empty: it holds {len(foreign)} files of another program, "
-            f"{foreign[0]} first",
+            f"{storage.url} is not empty: it holds {foreign[0]}, which trtfleet did not write",
             "choose an empty or new location",
         )

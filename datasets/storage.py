@@ -193,12 +193,23 @@ class Storage:
             found.extend(map(self._entry, chunk))
         return sorted(found, key=lambda entry: entry.path)
 
+    def children(self, prefix: str = "") -> tuple[list[str], list[Entry]]:
+        """What lies directly in a folder: names of folders, and objects; sorted, without going deeper."""
+        if not self.exists():
+            return [], []
+        found = obstore.list_with_delimiter(self._objects(), prefix or None)
+        folders = sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+        return folders, sorted(map(self._entry, found["objects"]), key=lambda entry: entry.path)
+
     def _entry(self, meta: Any) -> Entry:
         version = meta["last_modified"].isoformat() if self.is_local else meta["e_tag"]
         return Entry(path=meta["path"], size_bytes=meta["size"], version=version or "")
 
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes objects; those already gone are passed over."""
+        if not self.is_local:
+            obstore.delete(self._objects(), list(paths))
+            return
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 obstore.delete(self._objects(), path)

@@ -193,8 +193,8 @@ def _finish(job: _Job, account: Account, pool: ActorPool, seconds: float) -> Suc
             "check the filter's values",
         )
     try:
-        finals = _merge(job, commits, pool)
-        return publish(job.output, finals, job.run, commits=commits, seconds=seconds)
+        finals, folder = _merge(job, commits, pool)
+        return publish(job.output, finals, folder, commits=commits, seconds=seconds)
     except OutputError:
         theirs = job.output.success()
         if theirs is None:
@@ -202,12 +202,14 @@ def _finish(job: _Job, account: Account, pool: ActorPool, seconds: float) -> Suc
         return job.output.finish(theirs)
 
 
-def _merge(job: _Job, commits: Sequence[CommitRecord], pool: ActorPool) -> list[FinalPart]:
+def _merge(job: _Job, commits: Sequence[CommitRecord], pool: ActorPool) -> tuple[list[FinalPart], str]:
+    """Makes the final files, on the actors or else here; also returns the folder they are staged in."""
     groups = plan_merge(commits)
-    compression = job.plan.spec.compression
-    found: list[Any] = pool.map("merge", [(group, job.run) for group in groups]) if len(groups) > 1 else []
-    found = found or [None] * len(groups)
-    return [
-        result if isinstance(result, FinalPart) else merge_group(job.output, group, job.run, compression)
-        for group, result in zip(groups, found, strict=True)
-    ]
+    if len(groups) > 1:
+        found: list[Any] = pool.map("merge", [(group, job.run) for group in groups])
+        if all(isinstance(result, FinalPart) for result in found):
+            return found, job.run
+    # In a folder of our own: an actor that was given up may wake and write on in the run's.
+    folder = f"{job.run}-driver"
+    codec = job.plan.spec.compression
+    return [merge_group(job.output, group, folder, codec) for group in groups], folder

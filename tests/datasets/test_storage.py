@@ -82,6 +82,19 @@ class TestObjects:
             assert entry.size_bytes == len(entry.path)
             assert entry.version
 
+    def test_children_are_those_directly_below(self, place: str) -> None:
+        storage = Storage(place)
+        assert storage.children() == ([], [])
+        for path in ["b", "ab/2", "ab/c/d", "abc/x", "ab.x"]:
+            storage.put(path, b"x")
+        folders, objects = storage.children()
+        assert folders == ["ab", "abc"]
+        assert [entry.path for entry in objects] == ["ab.x", "b"]
+        folders, objects = storage.children("ab")
+        assert folders == ["c"]
+        assert [entry.path for entry in objects] == ["ab/2"]
+        assert storage.children("none") == ([], [])
+
     def test_list_pages(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "7")
         storage = Storage(f"{bucket}/many")

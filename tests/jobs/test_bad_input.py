@@ -281,7 +281,7 @@ class TestOutputs:
     def test_files_of_another_program(self, place: Place) -> None:
         place.out.mkdir()
         (place.out / "notes.txt").write_text("mine")
-        place.fails(OUTPUT, f"{place.out} is not empty: it holds 1 files of another program, notes.txt first")
+        place.fails(OUTPUT, f"{place.out} is not empty: it holds notes.txt, which trtfleet did not write")
         place.fails(OUTPUT, "notes.txt first", "--overwrite")
         assert [entry.name for entry in place.out.iterdir()] == ["notes.txt"]
 
