@@ -292,3 +292,18 @@ def test_an_actor_that_never_answered_gets_no_call_of_map(make: Make) -> None:
     assert watched.pool.map("double", [(n,) for n in range(4)]) == [0, 2, 4, 6]
     watched.pool.close()
     assert_gone(watched.started.values())
+
+
+def test_a_frozen_actor_does_not_hold_up_map(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtfleet.cluster.pool._SILENCE_S", 3.0)
+    watched = make()
+    watched.pool.run()
+    assert len(watched.started) == 2
+    frozen = watched.started[min(watched.started)]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        results = watched.pool.map("double", [(n,) for n in range(6)])
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert [result for result in results if not isinstance(result, ClusterError)] == [2, 6, 10]
+    assert sum(isinstance(result, ClusterError) for result in results) == 3
