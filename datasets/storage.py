@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -193,7 +193,7 @@ class Storage:
             found.extend(map(self._entry, chunk))
         return sorted(found, key=lambda entry: entry.path)
 
-    def children(self, prefix: str = "") -> tuple[list[str], list[Entry]]:
+    def children(self, prefix: str = "") -> tuple[Sequence[str], Sequence[Entry]]:
         """What lies directly in a folder: names of folders, and objects; sorted, without going deeper."""
         if not self.exists():
             return [], []
