@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -48,6 +49,13 @@ class PipelineStats:
     engine_rows_per_s: float = 0.0
 
 
+class _Signal(Enum):
+    """What the engine thread is told besides batches."""
+
+    LOOK = "whether shards are in flight has changed"
+    CLOSE = "nothing follows"
+
+
 @dataclass(frozen=True)
 class _Batch:
     slot: Slot
@@ -58,6 +66,9 @@ class _Batch:
 class Pipeline:
     """Runs batches through an open engine; feeders call from any thread.
 
+    Threads hand over to each other through queues that wake one waiter: at hundreds of batches a second,
+    waking all of them would cost as much as decoding does.
+
     Args:
         engine: Open; stays the caller's to close, after ``close``.
         slots: Batches that may exist at once.
@@ -65,15 +76,17 @@ class Pipeline:
 
     def __init__(self, engine: Engine, slots: int) -> None:
         self._engine = engine
-        self._changed = threading.Condition()
-        self._free = deque(engine.slot() for _ in range(slots))
-        self._staged: deque[_Batch] = deque()
-        self._ready: deque[tuple[_Batch, BaseException | None]] = deque()
+        self._free: SimpleQueue[Slot] = SimpleQueue()
+        for _ in range(slots):
+            self._free.put(engine.slot())
+        self._staged: SimpleQueue[_Batch | _Signal] = SimpleQueue()
+        self._ready: SimpleQueue[tuple[_Batch, Exception | None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
         self._active = 0
-        self._closing = False
-        self._executed_all = False
-        self._stats = PipelineStats()
+        self._undelivered = 0
         self._full_rows = 0
+        self._stats = PipelineStats()
+        self._has_begun = False
         self._threads = [
             threading.Thread(target=self._execute, name="engine", daemon=True),
             threading.Thread(target=self._deliver, name="writer", daemon=True),
@@ -84,93 +97,83 @@ class Pipeline:
     @property
     def stats(self) -> PipelineStats:
         """The account so far."""
-        with self._changed:
-            return self._stats
+        return self._stats
 
     def begin(self, full_rows: int) -> None:
         """A shard is in flight; ``full_rows`` is how many rows its full batches have."""
-        with self._changed:
+        with self._lock:
             self._active += 1
             self._full_rows = full_rows
-            self._changed.notify_all()
+        self._staged.put(_Signal.LOOK)
 
     def end(self) -> None:
         """A shard is no longer in flight."""
-        with self._changed:
+        with self._lock:
             self._active -= 1
-            self._changed.notify_all()
+        self._staged.put(_Signal.LOOK)
 
     def acquire(self) -> Slot:
         """Waits for a free slot; the caller fills it, then submits or releases it."""
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._free))
-            return self._free.popleft()
+        return self._free.get()
 
     def release(self, slot: Slot) -> None:
         """Returns a slot unused."""
-        with self._changed:
-            self._free.append(slot)
-            self._changed.notify_all()
+        self._free.put(slot)
 
     def submit(self, slot: Slot, rows: int, deliver: Deliver) -> None:
         """Queues a filled slot. ``deliver`` is called once, in order of submission, by the writer thread.
 
         ``deliver`` must not raise.
         """
-        with self._changed:
-            self._staged.append(_Batch(slot, rows, deliver))
-            self._changed.notify_all()
+        self._staged.put(_Batch(slot, rows, deliver))
 
     def close(self) -> None:
         """Ends both threads once everything submitted has been delivered."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._staged.put(_Signal.CLOSE)
         for thread in self._threads:
             thread.join()
 
     def _account(self, **seconds: float) -> None:
-        # Called with the lock held.
-        self._stats = replace(
-            self._stats, **{name: getattr(self._stats, name) + value for name, value in seconds.items()}
-        )
+        # Only the engine thread writes; others see the old or the new account.
+        stats = self._stats
+        self._stats = replace(stats, **{name: getattr(stats, name) + s for name, s in seconds.items()})
 
     def _why_waiting(self) -> str:
         if not self._active:
             return "idle_s"
-        return "blocked_s" if not self._free and self._ready else "starved_s"
+        return "blocked_s" if self._free.empty() and self._undelivered else "starved_s"
 
-    def _take(self) -> _Batch | None:
-        with self._changed:
-            while not self._staged:
-                if self._closing:
-                    return None
-                before, reason = time.perf_counter(), self._why_waiting()
-                has_begun = self._active or self._stats.rows
-                self._changed.wait()
-                if has_begun:
-                    self._account(**{reason: time.perf_counter() - before})
-            return self._staged.popleft()
+    def _take(self) -> _Batch | _Signal:
+        try:
+            return self._staged.get_nowait()
+        except Empty:
+            reason, start = self._why_waiting(), time.perf_counter()
+            item = self._staged.get()
+            # A signal marks each change of the reason; before the first one there is nothing to account for.
+            if self._has_begun:
+                self._account(**{reason: time.perf_counter() - start})
+            return item
 
     def _execute(self) -> None:
-        while (batch := self._take()) is not None:
+        while (item := self._take()) is not _Signal.CLOSE:
+            if isinstance(item, _Signal):
+                self._has_begun = True
+                continue
             start = time.perf_counter()
             measuring_s, error = 0.0, None
             try:
-                if not self._stats.engine_rows_per_s and batch.rows >= self._full_rows:
-                    measuring_s = self._measure(batch)
+                if not self._stats.engine_rows_per_s and item.rows >= self._full_rows:
+                    measuring_s = self._measure(item)
                 else:
-                    self._run(batch)
+                    self._run(item)
             except Exception as raised:
                 error = raised
-            with self._changed:
-                busy_s = time.perf_counter() - start - measuring_s
-                self._account(busy_s=busy_s, measuring_s=measuring_s, rows=batch.rows)
-                self._ready.append((batch, error))
-                self._changed.notify_all()
-        with self._changed:
-            self._executed_all = True
-            self._changed.notify_all()
+            busy_s = time.perf_counter() - start - measuring_s
+            self._account(busy_s=busy_s, measuring_s=measuring_s, rows=item.rows)
+            with self._lock:
+                self._undelivered += 1
+            self._ready.put((item, error))
+        self._ready.put(None)
 
     def _run(self, batch: _Batch) -> float:
         start = time.perf_counter()
@@ -189,19 +192,13 @@ class Pipeline:
             run_s = self._run(batch)
             fastest_s = min(fastest_s, run_s)
             spent_s, runs = spent_s + run_s, runs + 1
-        with self._changed:
-            self._stats = replace(self._stats, engine_rows_per_s=batch.rows / max(fastest_s, 1e-9))
+        self._stats = replace(self._stats, engine_rows_per_s=batch.rows / max(fastest_s, 1e-9))
         return spent_s
 
     def _deliver(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ready or self._executed_all)
-                if not self._ready:
-                    return
-                batch, error = self._ready[0]
+        while (item := self._ready.get()) is not None:
+            batch, error = item
             batch.deliver(None if error else batch.slot.outputs, error)
-            with self._changed:
-                self._ready.popleft()
-                self._free.append(batch.slot)
-                self._changed.notify_all()
+            with self._lock:
+                self._undelivered -= 1
+            self._free.put(batch.slot)
