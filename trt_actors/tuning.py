@@ -68,9 +68,9 @@ def measure_batch_size(engine: Engine) -> int:
         size *= 2
     best = max(rates.values())
     near = sorted(size for size, rate in rates.items() if rate >= best * (1 - 3 * _TOLERANCE))
-    fast = [size for size in near if rates[size] >= best * (1 - _TOLERANCE)]
-    worthwhile = [size for size in fast if size / rates[size] >= _WORTHWHILE_S]
-    return min(worthwhile, default=near[-1])
+    worthwhile = [size for size in near if size / rates[size] >= _WORTHWHILE_S] or near[-1:]
+    fast = [size for size in worthwhile if rates[size] >= best * (1 - _TOLERANCE)]
+    return min(fast or worthwhile)
 
 
 def _rate(engine: Engine, rows: int) -> float:
