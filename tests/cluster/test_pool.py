@@ -297,7 +297,8 @@ def test_an_actor_that_never_answered_gets_no_call_of_map(make: Make) -> None:
 
 def test_a_frozen_actor_does_not_hold_up_map(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trtfleet.cluster.pool._SILENCE_S", 3.0)
-    watched = make()
+    # Long enough for the second actor to start.
+    watched = make({f"s{number}/1": 1.0 for number in range(8)})
     watched.pool.run()
     assert len(watched.started) == 2
     frozen = watched.started[min(watched.started)]

@@ -282,7 +282,7 @@ class TestOutputs:
         place.out.mkdir()
         (place.out / "notes.txt").write_text("mine")
         place.fails(OUTPUT, f"{place.out} is not empty: it holds notes.txt, which trtfleet did not write")
-        place.fails(OUTPUT, "notes.txt first", "--overwrite")
+        place.fails(OUTPUT, "notes.txt, which trtfleet did not write", "--overwrite")
         assert [entry.name for entry in place.out.iterdir()] == ["notes.txt"]
 
     def test_records_of_a_later_version(self, place: Place) -> None:
