@@ -55,7 +55,7 @@ class Work:
     """What the pool's actors are and do, as far as the pool needs to know.
 
     Attributes:
-        actor: A Ray actor class with ``start(task)``, ``score(shard, attempt)`` and ``exit()``.
+        actor: A Ray actor class with ``start(task)`` and ``score(shard, attempt)``.
         task: What ``start`` gets; put into Ray's object store once.
         resources: What Ray reserves for each actor.
         threads: Calls an actor runs at once.

@@ -178,7 +178,6 @@ def _task(job: _Job) -> ScoreTask:
         batch_size=spec.batch_size,
         backend=spec.backend,
         threads=spec.cpus_per_actor,
-        max_bad_rows=spec.max_bad_rows,
     )
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import pyarrow as pa
 import ray
 
@@ -49,10 +46,3 @@ class ScoreActor:
             raise ActorStartError("a merge came before the job was known")
         output = Output(Storage(self._task.output_url), self._task.generation, self._task.job)
         return merge_group(output, group, run, self._task.compression)
-
-    def exit(self) -> None:
-        """Ends the process at once; everything it committed is in storage."""
-        with contextlib.suppress(Exception):
-            if self._scorer is not None:
-                self._scorer.close()
-        os._exit(0)

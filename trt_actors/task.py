@@ -38,7 +38,6 @@ class ScoreTask:
         threads: CPU threads of this actor's engine and readers.
         slots: Batches in flight inside the actor.
         prefetch_bytes: What may be read ahead for each shard.
-        max_bad_rows: Rows that may fail in the whole job; None for any number.
     """
 
     network: Prepared
@@ -60,7 +59,6 @@ class ScoreTask:
     threads: int = 1
     slots: int = 4
     prefetch_bytes: int = 64 << 20
-    max_bad_rows: int | None = 0
 
     @property
     def fed(self) -> tuple[TensorSpec, ...]:

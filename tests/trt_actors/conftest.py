@@ -77,7 +77,6 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pl
             compression=spec.compression,
             batch_size=spec.batch_size,
             backend=spec.backend,
-            max_bad_rows=spec.max_bad_rows,
         )
         return PlannedJob(task, shards, output)
 
