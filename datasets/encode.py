@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,9 +21,9 @@ def to_array(values: np.ndarray) -> pa.Array:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 1:
-        return pa.array(np.ascontiguousarray(values))
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    width = int(np.prod(values.shape[1:]))
+        return _plain(values)
+    flat = _plain(np.ascontiguousarray(values).reshape(-1))
+    width = math.prod(values.shape[1:])
     if width == 0:
         return pa.array([[]] * len(values), pa.list_(flat.type))
     lists = pa.FixedSizeListArray.from_arrays(flat, width)
@@ -53,9 +54,17 @@ def to_list_array(values: np.ndarray, is_free: Sequence[bool], lengths: np.ndarr
 
 def _lists(values: np.ndarray, is_free: Sequence[bool]) -> pa.Array:
     if values.ndim == 1:
-        return pa.array(np.ascontiguousarray(values))
+        return _plain(values)
     entries = _lists(values.reshape(-1, *values.shape[2:]), is_free[1:])
     return _wrap(entries, len(values), values.shape[1], is_free[0])
+
+
+def _plain(values: np.ndarray) -> pa.Array:
+    if values.dtype.kind not in "iuf" or not values.dtype.isnative:
+        return pa.array(np.ascontiguousarray(values))
+    # Numbers need none of what pa.array looks for, pandas among it, which it imports at its first call.
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
 
 
 def _wrap(entries: pa.Array, count: int, size: int, is_free: bool) -> pa.Array:

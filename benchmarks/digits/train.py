@@ -76,17 +76,17 @@ def pixels(table: pa.Table) -> npt.NDArray[np.float32]:
 
 
 class DigitsNet(nn.Module):
-    """Three 3x3 convolutions (the second halves height and width) and one fully connected layer."""
+    """Two 3x3 convolutions, of which the second halves height and width, and one fully connected layer."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = [(1, 16, 1), (16, 32, 2), (32, 32, 1)]
+        widths = [(1, 8, 1), (8, 16, 2)]
         self.convs = nn.ModuleList(
             nn.Conv2d(into, out, 3, stride=stride, padding=1, bias=False) for into, out, stride in widths
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(out) for _, out, _ in widths)
         self.dropout = nn.Dropout(0.3)
-        self.fc = nn.Linear(32 * 4 * 4, 10)
+        self.fc = nn.Linear(16 * 4 * 4, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):

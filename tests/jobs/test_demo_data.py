@@ -95,4 +95,4 @@ def test_accuracy_is_the_one_written_in_the_readme(table: pa.Table, split: str) 
     found = int((logits.argmax(axis=1) == chosen["label"].to_numpy()).sum())
     assert (found, chosen.num_rows) == (right, rows)
     assert f"{100 * found / rows:.2f}" == percent
-    assert found >= 0.985 * rows
+    assert found >= 0.98 * rows
