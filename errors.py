@@ -14,6 +14,7 @@
     ├── HookError                 12   a user's hook cannot be imported or misbehaves
     ├── BadRowsError              13   more bad rows than --max-bad-rows allows
     ├── ShardFailedError          14   a shard kept failing and its cause is not one row
+    ├── CacheError                15   the engine cache cannot be used or does not hold what its manifest says
     └── InternalError             70   a defect of trtfleet itself
 
 An interrupt (Ctrl-C) exits with 130. A message states the fact with its numbers; ``hint`` says what to do.
@@ -27,6 +28,7 @@ __all__ = [
     "ActorStartError",
     "BackendError",
     "BadRowsError",
+    "CacheError",
     "ClusterError",
     "DatasetError",
     "EmptyDatasetError",
@@ -138,6 +140,12 @@ class ShardFailedError(TrtfleetError):
     """A shard kept failing and its cause is not one row."""
 
     exit_code = 14
+
+
+class CacheError(TrtfleetError):
+    """The engine cache cannot be used or does not hold what its manifest says."""
+
+    exit_code = 15
 
 
 class InternalError(TrtfleetError):

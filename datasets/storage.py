@@ -252,7 +252,7 @@ class Storage:
 
     def parquet_fragment(self, path: str, guarantee: pc.Expression) -> pads.ParquetFileFragment:
         """An Arrow dataset fragment over one Parquet object, every row of which satisfies ``guarantee``."""
-        # Imported here for the driver alone: it brings pandas along where that is installed, at 0.2 s an actor.
+        # For the driver alone: it brings pandas along where that is installed, at 0.2 s an actor.
         import pyarrow.dataset as pads
 
         return pads.ParquetFileFormat().make_fragment(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import onnx
 import pyarrow as pa
 
 from ..datasets.bindings import BindingOptions, ColumnBinding, ColumnKind, bind, guess_columns
 from ..datasets.placement import guess_layout
 from ..datasets.signature import TensorSpec
 from ..errors import MismatchError
+from ..trt_actors.building.precision import to_precision
 from ..trt_actors.emit import Emit
 from ..trt_actors.graph import StoredInput, prepare
 from ..trt_actors.model import Model
@@ -131,13 +133,22 @@ def _stored(wanted: TensorSpec, binding: ColumnBinding, spec: ScoreSpec) -> Stor
 
 
 def _prepare(spec: ScoreSpec, model: Model, stored: dict[str, StoredInput]) -> Prepared:
-    return prepare(
+    network = prepare(
         model,
         stored=stored,
         normalize=None if spec.normalize is None else Normalize.parse(spec.normalize),
         emit=Emit.parse(spec.emit),
         outputs=spec.output,
     )
+    if spec.precision == "fp32":
+        return network
+    if network.external_folder is not None:
+        raise MismatchError(
+            f"--precision {spec.precision} needs the weights in one protobuf, this model has too many",
+            "convert the model's weights before",
+        )
+    precise = to_precision(onnx.load_from_string(network.model_bytes), spec.build_options)
+    return replace(network, model_bytes=precise.model.SerializeToString(deterministic=True))
 
 
 def _check_names(spec: ScoreSpec, network: Prepared) -> None:

@@ -130,6 +130,7 @@ def _fingerprint(spec: ScoreSpec, model: Model, fitted: Fitted, files: int, snap
         "pad_to": spec.pad_to,
         "pad_value": spec.pad_value,
         "mask": list(spec.mask),
+        "precision": spec.precision,
         "batch_size": spec.batch_size or "auto",
         "shard_bytes": spec.shard_bytes or "auto",
         "compression": spec.compression,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["Reporter", "Silent", "Snapshot", "reporter_for"]
+__all__ = ["BuildProgress", "Reporter", "Silent", "Snapshot", "reporter_for"]
 
 _LINE_EVERY_S = 5.0
 
@@ -137,3 +138,40 @@ def reporter_for(stream: TextIO | None = None) -> Reporter:
     stream = stream or sys.stderr
     console = Console(file=stream)
     return _Bar(console) if console.is_terminal else _Lines(stream)
+
+
+class BuildProgress:
+    """How far builds are: a bar for each segment on a terminal, lines elsewhere; a context manager."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._console = Console(file=stream or sys.stderr)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[phase]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Shows one line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def segment(self, name: str) -> Callable[[str, float], bool]:
+        """A new bar; what is returned moves it and never ends the build."""
+        if not self._console.is_terminal:
+            self.say(f"building {name}")
+        task = self._progress.add_task(name, total=1.0, phase="")
+
+        def move(phase: str, share: float) -> bool:
+            self._progress.update(task, completed=share, phase=phase)
+            return True
+
+        return move

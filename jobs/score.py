@@ -18,15 +18,15 @@ from ..datasets.merge import merge_group, plan_merge, publish
 from ..datasets.output import Output
 from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
 from ..datasets.shards import Shard, plan_shards, suggest_shard_bytes
-from ..errors import EmptyDatasetError, OutputError
+from ..errors import BackendError, EmptyDatasetError, OutputError
 from ..trt_actors.actor import ScoreActor
 from ..trt_actors.backends import wants_gpu
-from ..trt_actors.task import ScoreTask
 from .account import Account
 from .plan import Plan, make_plan
 from .progress import Reporter, Silent
 from .spec import ScoreSpec
 from .summary import Summary
+from .task import score_task
 
 __all__ = ["run_score"]
 
@@ -91,6 +91,10 @@ def _nothing_to_do(plan: Plan, record: SuccessRecord) -> Summary:
 def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summary:
     spec = plan.spec
     gpus = 1.0 if wants_gpu(spec.backend, session.gpus) else 0.0
+    if gpus and not session.gpus:
+        raise BackendError(
+            f"backend {spec.backend} is not available: the cluster has no GPU", "choose --backend auto"
+        )
     resources = Resources(cpus=float(spec.cpus_per_actor), gpus=gpus)
     room = session.room_for(resources)
     actors = spec.actors or room
@@ -108,7 +112,7 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     by_id = {shard.id: shard for shard in job.shards}
     work = Work(
         actor=ScoreActor,
-        task=_task(job),
+        task=score_task(plan, job.output),
         resources=resources,
         threads=_SHARDS_IN_FLIGHT + _SPARE_THREADS,
         payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
@@ -156,29 +160,6 @@ def _open(plan: Plan, actors: int) -> _Job:
             # Another driver created it a moment ago, with its own idea of a shard.
             shards = plan_shards(plan.dataset.files, int(existing.job.resolved["shard_bytes"]))
     return _Job(plan=plan, shards=shards, output=existing, run=secrets.token_hex(4))
-
-
-def _task(job: _Job) -> ScoreTask:
-    plan, spec = job.plan, job.plan.spec
-    return ScoreTask(
-        network=plan.fitted.network,
-        projection=plan.projection,
-        bindings=plan.fitted.bindings,
-        given=tuple(spec.input.items()),
-        binding_options=plan.fitted.options,
-        masks=plan.fitted.masks,
-        keep=spec.keep,
-        preprocess=spec.preprocess,
-        postprocess=spec.postprocess,
-        hook_folder=os.getcwd(),
-        output_url=job.output.storage.url,
-        generation=job.output.generation,
-        job=job.output.job,
-        compression=spec.compression,
-        batch_size=spec.batch_size,
-        backend=spec.backend,
-        threads=spec.cpus_per_actor,
-    )
 
 
 def _finish(job: _Job, account: Account, pool: ActorPool, seconds: float) -> SuccessRecord:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,8 +12,10 @@ from ..datasets.filters import Filter
 from ..datasets.parts import COMPRESSIONS
 from ..errors import UsageError
 from ..trt_actors.backends import check_backend
+from ..trt_actors.building.options import BuildOptions, Precision, Profile
 from ..trt_actors.emit import Emit
 from ..trt_actors.normalize import Normalize
+from .coerce import coerce, hint_for
 
 __all__ = ["ScoreSpec", "load_spec"]
 
@@ -53,6 +54,15 @@ class ScoreSpec:
         compression: Parquet codec of the output.
         address: Ray cluster; None takes ``RAY_ADDRESS``, else starts Ray on this machine.
         overwrite: Replace an output of another job once this one is complete.
+        precision: ``fp32``, ``fp16`` or ``int8`` (a model with Q/DQ nodes); the same on every backend.
+        max_batch_size: Largest batch of TensorRT engines; None takes ``batch_size``, else 64.
+        workspace_size: Bytes of device memory that TensorRT's kernels may use beside tensors.
+        min_subgraph_size: TensorRT segments with fewer nodes stay native.
+        profile: Shapes of inputs with free dimensions besides the batch, as ``NAME=MIN,OPT,MAX``.
+        optimization_level: TensorRT's builder optimization level, 0 to 5.
+        exclude_op: Operators that stay native.
+        cache: Engine cache, a folder or ``s3://`` prefix; None takes ``TRTFLEET_CACHE`` or the user's cache.
+        use_static: Whether engines are kept in the cache and taken from there.
 
     Raises:
         UsageError: An option is malformed or contradicts another.
@@ -86,6 +96,15 @@ class ScoreSpec:
     compression: str = "snappy"
     address: str | None = None
     overwrite: bool = False
+    precision: Precision = "fp32"
+    max_batch_size: int | None = None
+    workspace_size: int | None = None
+    min_subgraph_size: int = 3
+    profile: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    exclude_op: tuple[str, ...] = ()
+    cache: str | None = None
+    use_static: bool = True
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -93,15 +112,15 @@ class ScoreSpec:
         for name in ("batch_size", "actors", "cpus_per_actor", "pad_to", "shard_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} must be >= 1, got {value}", _hint(name))
+                raise UsageError(f"{name} must be >= 1, got {value}", hint_for(name))
         if self.max_bad_rows is not None and self.max_bad_rows < 0:
             raise UsageError(f"max_bad_rows must be >= 0, got {self.max_bad_rows}", "or say unlimited")
         if self.resize is not None and min(self.resize) < 1:
             raise UsageError(
-                f"resize must be at least 1x1, got {self.resize[0]}x{self.resize[1]}", _hint("resize")
+                f"resize must be at least 1x1, got {self.resize[0]}x{self.resize[1]}", hint_for("resize")
             )
         if self.layout not in (None, "nhwc", "nchw"):
-            raise UsageError(f"layout must be nhwc or nchw, got {self.layout!r}", _hint("layout"))
+            raise UsageError(f"layout must be nhwc or nchw, got {self.layout!r}", hint_for("layout"))
         if self.compression not in COMPRESSIONS:
             known = ", ".join(COMPRESSIONS)
             raise UsageError(f"compression {self.compression!r} is unknown", f"choose one of {known}")
@@ -111,12 +130,32 @@ class ScoreSpec:
             raise UsageError("columns are only chosen for a preprocess hook", "leave --columns out")
         if self.mask and self.preprocess:
             raise UsageError("a preprocess hook makes the mask itself", "leave --mask or --preprocess out")
+        if self.max_batch_size is not None and (self.batch_size or 0) > self.max_batch_size:
+            raise UsageError(
+                f"batch_size {self.batch_size} exceeds max_batch_size {self.max_batch_size}",
+                f"raise --max-batch-size to {self.batch_size} or lower --batch-size",
+            )
+        # Made once here, so that a malformed profile is refused where the job is described.
+        _ = self.build_options
         check_backend(self.backend)
         Emit.parse(self.emit)
         if self.normalize is not None:
             Normalize.parse(self.normalize)
         if self.filter is not None:
             Filter(self.filter)
+
+    @property
+    def build_options(self) -> BuildOptions:
+        """What TensorRT engines of this job are built for."""
+        return BuildOptions(
+            precision=self.precision,
+            max_batch_size=self.max_batch_size or self.batch_size or BuildOptions.max_batch_size,
+            workspace_size=self.workspace_size,
+            min_subgraph_size=self.min_subgraph_size,
+            profiles=tuple(map(Profile.parse, self.profile)),
+            optimization_level=self.optimization_level,
+            exclude_ops=self.exclude_op,
+        )
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ScoreSpec:
@@ -135,85 +174,11 @@ class ScoreSpec:
                 raise UsageError(f"unknown option {key!r}", f"known: {', '.join(sorted(known))}")
             # Nothing stands for the default, except where it says "any number of rows".
             if value is not None or name == "max_bad_rows":
-                values[name] = _coerce(name, value)
+                values[name] = coerce(name, value)
         missing = [name for name in ("model", "data", "out") if values.get(name) in (None, ())]
         if missing:
             raise UsageError(f"{missing[0]} is missing", "usage: trtfleet score MODEL DATA OUT")
         return cls(**values)
-
-
-_LISTS = ("data", "keep", "output", "columns", "mask")
-_INTEGERS = ("batch_size", "actors", "cpus_per_actor", "pad_to", "pad_value", "shard_bytes", "max_bad_rows")
-_SPECIAL = {"batch_size": "auto", "actors": "auto", "shard_bytes": "auto", "max_bad_rows": "unlimited"}
-
-
-def _coerce(name: str, value: Any) -> Any:
-    if name in _LISTS:
-        items = [value] if isinstance(value, str | os.PathLike) else value
-        if not isinstance(items, Sequence) or not all(isinstance(i, str | os.PathLike) for i in items):
-            raise UsageError(
-                f"{name} must be a text or a list of texts, got {value!r}", "put numbers in quotes"
-            )
-        return tuple(os.fspath(item) for item in items)
-    if name == "input":
-        return _inputs(value)
-    if name == "resize":
-        return _size(value)
-    if name in _INTEGERS:
-        if value is None or (name in _SPECIAL and value == _SPECIAL[name]):
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            also = f" or {_SPECIAL[name]!r}" if name in _SPECIAL else ""
-            raise UsageError(f"{name} must be a whole number{also}, got {value!r}", _hint(name))
-        return value
-    if name == "fill_null":
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"fill_null must be a number, got {value!r}", "for example 0.0")
-        return float(value)
-    if name == "overwrite":
-        if not isinstance(value, bool):
-            raise UsageError(f"overwrite must be true or false, got {value!r}", "leave out the quotes")
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if not isinstance(value, str):
-        raise UsageError(f"{name} must be a text, got {value!r}", "put it in quotes")
-    return value
-
-
-def _hint(name: str) -> str:
-    return f"see --{name.replace('_', '-')} in `trtfleet score --help`"
-
-
-def _inputs(value: Any) -> dict[str, tuple[str, ...]]:
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(value, Mapping):
-        pairs = list(value.items())
-    else:
-        for item in value if isinstance(value, list | tuple) else [value]:
-            name, _, columns = item.partition("=") if isinstance(item, str) else (item, "", "")
-            pairs.append((name, columns))
-    found: dict[str, tuple[str, ...]] = {}
-    for name, columns in pairs:
-        listed = columns.split(",") if isinstance(columns, str) else columns
-        texts = [name, *listed] if isinstance(listed, list | tuple) else []
-        if len(texts) < 2 or not all(isinstance(text, str) and text for text in texts):
-            raise UsageError(
-                f"input {name!r} is mapped to {columns!r}, no column", "write NAME=COLUMN or NAME=A,B,C"
-            )
-        if name in found:
-            raise UsageError(f"input {name!r} is mapped twice", "map each input once")
-        found[name] = tuple(texts[1:])
-    return found
-
-
-def _size(value: Any) -> tuple[int, int]:
-    parts = value.lower().split("x") if isinstance(value, str) else value
-    try:
-        height, width = (int(part) for part in parts)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"resize {value!r} is no size", "write HEIGHTxWIDTH, for example 224x224") from error
-    return height, width
 
 
 def load_spec(path: str) -> dict[str, Any]:

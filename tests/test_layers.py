@@ -82,9 +82,18 @@ def test_errors_import_nothing_of_ours() -> None:
     ("library", "places"),
     [
         ("ray", ("cluster/", "trt_actors/actor.py")),
-        ("onnxruntime", ("trt_actors/onnxruntime_engine.py",)),
+        (
+            "onnxruntime",
+            (
+                "trt_actors/onnxruntime_engine.py",
+                "trt_actors/reference.py",
+                "trt_actors/runtime/onnxruntime_runner.py",
+                "trt_actors/building/half.py",
+            ),
+        ),
+        ("pycuda", ("trt_actors/runtime/cuda.py",)),
         ("obstore", ("datasets/storage.py",)),
-        ("click", ("jobs/cli.py",)),
+        ("click", ("jobs/cli.py", "jobs/commands/")),
         ("rich", ("jobs/progress.py",)),
         ("yaml", ("jobs/spec.py",)),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx
@@ -15,9 +17,10 @@ from ..errors import ModelError
 from .external import digest_and_inline
 from .interface import fill_output_shapes, has_shape, input_specs, output_specs
 from .operators import check_operators, check_versions, uses_runtime_operators
+from .paddle import convert_paddle, is_paddle_model
 from .walk import strings_are_text
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "ModelFile", "load_file", "load_model"]
 
 _MAX_FILE_BYTES = 2**31 - 1
 _MAGIC = (
@@ -28,6 +31,7 @@ _MAGIC = (
     (b"PK\x03\x04", "a ZIP archive, as PyTorch saves checkpoints"),
     (b"\x89HDF", "an HDF5 file"),
     (b"ftrt", "a TensorRT plan"),
+    (b"vtrt", "a TensorRT-RTX plan"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for"),
 )
 
@@ -64,56 +68,106 @@ class Model:
         return self.inputs[0].batch
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A model as its file holds it, checked but not yet described as tensors with rows.
+
+    Attributes:
+        proto: The model. Its external data is inlined unless ``external_folder`` is set.
+        digest: SHA-256 in hex over the model file and the external data it refers to.
+        external_folder: The folder that external data lies in, when it is too large to inline.
+        custom_domains: Operator domains outside the ONNX specification, sorted.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    digest: str
+    external_folder: str | None
+    custom_domains: tuple[str, ...] = ()
+
+
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """Loads and checks a model.
+    """Loads and checks a model whose inputs and outputs have one entry per row.
 
     Args:
-        path: A local ONNX file.
+        path: A local ONNX file, or a Paddle inference model, which is converted once.
 
     Raises:
         ModelError: The file cannot be read, is not a valid ONNX model, uses operators, versions, types or
             shapes that are not supported, or refers to external data that is missing or outside its folder.
     """
+    with _named(path) as file:
+        loaded = _load(file)
+        inputs = input_specs(loaded.proto.graph)
+        inference_failure = _complete(loaded)
+        outputs, unbatched, unsupported = output_specs(loaded.proto.graph, inputs[0].batch, inference_failure)
+        return Model(
+            proto=loaded.proto,
+            digest=loaded.digest,
+            external_folder=loaded.external_folder,
+            inputs=inputs,
+            outputs=outputs,
+            unbatched_outputs=unbatched,
+            unsupported_outputs=unsupported,
+            custom_domains=loaded.custom_domains,
+        )
+
+
+def load_file(path: str | os.PathLike[str]) -> ModelFile:
+    """Loads and checks a model without asking for rows: any inputs and outputs will do.
+
+    Raises:
+        ModelError: As `load_model`, but for batch dimensions.
+    """
+    with _named(path) as file:
+        loaded = _load(file)
+        _complete(loaded)
+        return loaded
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Puts the path in front of what is wrong with a model; gives the ONNX file to read."""
     path = os.fspath(path)
     try:
-        return _load(path)
+        yield os.fspath(convert_paddle(path)) if is_paddle_model(path) else path
     except ModelError as error:
         # Names in a model and messages about it may hold line breaks.
         fact = " ".join(error.fact.split())
+        named = fact if fact.startswith(f"{path}: ") else f"{path}: {fact}"
         raise ModelError(
-            f"{path}: {fact}", " ".join((error.hint or "export the model again").split())
+            named, " ".join((error.hint or "export the model again").split())
         ) from error.__cause__
 
 
-def _load(path: str) -> Model:
+def _load(path: str) -> ModelFile:
     file_bytes = _read(path)
     proto = _parse(file_bytes)
     check_versions(proto)
     custom_domains = check_operators(proto)
-    inputs = input_specs(proto.graph)
     folder = os.path.dirname(os.path.abspath(path))
     digest, is_external = digest_and_inline(proto, file_bytes=file_bytes, folder=folder)
-    del file_bytes
+    return ModelFile(
+        proto=proto,
+        digest=digest,
+        external_folder=folder if is_external else None,
+        custom_domains=custom_domains,
+    )
+
+
+def _complete(model: ModelFile) -> str:
+    """Fills in output shapes and runs the checker; returns why shape inference failed, or ""."""
+    proto = model.proto
     inference_failure = fill_output_shapes(proto)
     # The checker resolves external files against the working folder and insists on output shapes and on the
     # operators of the specification; models that run fine may lack each of these.
-    if not is_external and not uses_runtime_operators(proto) and all(map(has_shape, proto.graph.output)):
+    is_checkable = model.external_folder is None and not uses_runtime_operators(proto)
+    if is_checkable and all(map(has_shape, proto.graph.output)):
         try:
             checker.check_model(proto)
         except (checker.ValidationError, ValueError) as error:
             message = str(error).split("==>")[0]
             raise ModelError(f"is not a valid ONNX model: {message}", "export the model again") from error
-    outputs, unbatched, unsupported = output_specs(proto.graph, inputs[0].batch, inference_failure)
-    return Model(
-        proto=proto,
-        digest=digest,
-        external_folder=folder if is_external else None,
-        inputs=inputs,
-        outputs=outputs,
-        unbatched_outputs=unbatched,
-        unsupported_outputs=unsupported,
-        custom_domains=custom_domains,
-    )
+    return inference_failure
 
 
 def _read(path: str) -> bytes:

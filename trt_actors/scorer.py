@@ -46,7 +46,9 @@ class Scorer:
         self._output = Output(Storage(task.output_url), task.generation, task.job)
         preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
         postprocess = load_hook(task.postprocess, task.hook_folder) if task.postprocess else None
-        self._engine, not_taken = open_engine(task)
+        self._engine, not_taken = open_engine(
+            task.backend, task.network, settings=task.tensorrt, threads=task.threads
+        )
         self._batch_size = agree_batch_size(self._engine, self._output, task.batch_size)
         # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
         self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")

@@ -8,10 +8,28 @@ from ..datasets.bindings import BindingOptions, ColumnBinding
 from ..datasets.reading import Projection
 from ..datasets.records import CommitRecord, JobRecord
 from ..datasets.signature import TensorSpec
+from .building.options import BuildOptions
 from .pipeline import PipelineStats
 from .prepared import Prepared
 
-__all__ = ["ActorInfo", "Receipt", "ScoreTask"]
+__all__ = ["ActorInfo", "Receipt", "ScoreTask", "TensorRTSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRTSettings:
+    """What a job says about its TensorRT engines.
+
+    Attributes:
+        options: What they are built for.
+        model_digest: Digest of the model's file and weights.
+        cache: Where engines are kept; None for the default.
+        use_static: Whether they are kept at all.
+    """
+
+    options: BuildOptions
+    model_digest: str
+    cache: str | None = None
+    use_static: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +53,7 @@ class ScoreTask:
         compression: Parquet codec of the output.
         batch_size: Rows a batch; None measures.
         backend: ``auto`` or one backend's name.
+        tensorrt: How TensorRT engines are built and where they are kept.
         threads: CPU threads of this actor's engine and readers.
         slots: Batches in flight inside the actor.
         prefetch_bytes: What may be read ahead for each shard.
@@ -56,6 +75,7 @@ class ScoreTask:
     compression: str
     batch_size: int | None
     backend: str = "auto"
+    tensorrt: TensorRTSettings
     threads: int = 1
     slots: int = 4
     prefetch_bytes: int = 64 << 20

@@ -29,15 +29,20 @@ def agree_batch_size(engine: Engine, output: Output, wanted: int | None) -> int:
     resumed run included, take it from there: results may depend on it in their last bits.
 
     Raises:
-        UsageError: More rows are wanted than the model's fixed batch size.
+        UsageError: More rows are wanted than the model's fixed batch size, or than the engine was built for.
         OutputError: The record cannot be written.
     """
-    fixed = engine.max_batch_size
+    fixed, most = engine.inputs[0].batch, engine.max_batch_size
     if wanted is not None:
         if fixed is not None and wanted > fixed:
             raise UsageError(
                 f"batch size {wanted} exceeds the model's fixed batch size {fixed}",
                 f"say --batch-size {fixed} or export the model with a free batch dimension",
+            )
+        if most is not None and wanted > most:
+            raise UsageError(
+                f"batch size {wanted} exceeds the engine's max_batch_size {most}",
+                f"raise --max-batch-size to {wanted} or lower --batch-size",
             )
         return wanted
     if fixed is not None:
@@ -54,11 +59,12 @@ def measure_batch_size(engine: Engine) -> int:
     cannot be made up, so their models get a fixed default.
     """
     if not all(spec.is_static for spec in engine.inputs):
-        return _UNMEASURED
+        return min(_UNMEASURED, engine.max_batch_size or _UNMEASURED)
     row_bytes = max(1, sum(spec.row_bytes for spec in engine.inputs))
     rates: dict[int, float] = {}
     start, size, flat = time.perf_counter(), 1, 0
-    while size <= _LARGEST and (size == 1 or size * row_bytes <= _MOST_BYTES):
+    largest = min(_LARGEST, engine.max_batch_size or _LARGEST)
+    while size <= largest and (size == 1 or size * row_bytes <= _MOST_BYTES):
         before = max(rates.values(), default=0.0)
         rates[size] = _rate(engine, size)
         flat = 0 if rates[size] > before * (1 + _TOLERANCE) else flat + 1

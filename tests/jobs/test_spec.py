@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trtfleet.errors import BackendError, TrtfleetError, UsageError
+from trtfleet.errors import TrtfleetError, UsageError
 from trtfleet.jobs.spec import ScoreSpec, load_spec
 
 NEEDED = {"model": "m.onnx", "data": "d", "out": "o"}
@@ -105,12 +105,6 @@ def test_what_is_wrong_is_named(options: dict[str, Any], fact: str) -> None:
     assert caught.value.hint
 
 
-def test_a_backend_that_is_not_here_is_no_usage_error() -> None:
-    with pytest.raises(BackendError, match="backend tensorrt is not available: ") as caught:
-        spec(backend="tensorrt")
-    assert caught.value.hint
-
-
 def test_a_job_file(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("model: m.onnx\ndata: [a, b]\nout: o\nbatch-size: auto\nresize: 224x224\nkeep: id\n")
@@ -148,3 +142,26 @@ def test_a_job_file_that_cannot_be_read(tmp_path: Path) -> None:
             load_spec(str(path))
         assert caught.value.exit_code == 2
         assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "fp8"}, "precision 'fp8' is unknown"),
+        ({"min_subgraph_size": 0}, "min_subgraph_size must be >= 1, got 0"),
+        ({"optimization_level": 9}, "optimization_level must be 0 to 5, got 9"),
+        ({"profile": "ids=1x8,4x8"}, "profile 'ids=1x8,4x8' is malformed"),
+        ({"batch_size": 32, "max_batch_size": 8}, "batch_size 32 exceeds max_batch_size 8"),
+        ({"use_static": "no"}, "use_static must be true or false, got 'no'"),
+    ],
+)
+def test_engine_options_are_checked_where_the_job_is_described(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        spec(**options)
+
+
+def test_engines_are_built_for_the_batch_that_is_asked_for() -> None:
+    assert spec(batch_size=128).build_options.max_batch_size == 128
+    assert spec(batch_size=8, max_batch_size=32).build_options.max_batch_size == 32
+    assert spec().build_options.max_batch_size == 64
+    assert spec(profile=["ids=1x8,4x8,8x64"]).build_options.profiles[0].max == (8, 64)

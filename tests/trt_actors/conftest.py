@@ -15,6 +15,7 @@ from trtfleet.datasets.records import CommitRecord, JobRecord
 from trtfleet.datasets.shards import Shard, plan_shards
 from trtfleet.jobs.plan import make_plan
 from trtfleet.jobs.spec import ScoreSpec
+from trtfleet.jobs.task import score_task
 from trtfleet.trt_actors.task import ScoreTask
 
 
@@ -60,24 +61,8 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pl
             rows=made.dataset.rows,
         )
         output = Output.create(made.storage, record)
-        task = ScoreTask(
-            network=made.fitted.network,
-            projection=made.projection,
-            bindings=made.fitted.bindings,
-            given=tuple(spec.input.items()),
-            binding_options=made.fitted.options,
-            masks=made.fitted.masks,
-            keep=spec.keep,
-            preprocess=spec.preprocess,
-            postprocess=spec.postprocess,
-            hook_folder=str(tmp_path),
-            output_url=output.storage.url,
-            generation=output.generation,
-            job=output.job,
-            compression=spec.compression,
-            batch_size=spec.batch_size,
-            backend=spec.backend,
-        )
+        # The command runs in tmp_path, where hooks lie.
+        task = score_task(made, output)
         return PlannedJob(task, shards, output)
 
     return plan

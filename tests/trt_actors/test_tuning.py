@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,12 +99,22 @@ def test_what_the_user_wants_is_taken_unmeasured(output: Output) -> None:
 
 def test_a_fixed_batch_size_of_the_model_wins(output: Output) -> None:
     engine = TimedEngine()
+    engine.inputs = (replace(engine.inputs[0], batch=8),)
     engine.max_batch_size = 8
     assert agree_batch_size(engine, output, None) == 8  # type: ignore[arg-type]
     assert agree_batch_size(engine, output, 5) == 5  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="batch size 9 exceeds the model's fixed batch size 8"):
         agree_batch_size(engine, output, 9)  # type: ignore[arg-type]
     assert engine.sizes == []
+
+
+def test_an_engine_built_for_a_largest_batch_is_measured_up_to_it(output: Output) -> None:
+    engine = TimedEngine(call_s=0.002)
+    engine.max_batch_size = 24
+    assert agree_batch_size(engine, output, None) == 16  # type: ignore[arg-type]
+    assert max(engine.sizes) == 16
+    with pytest.raises(UsageError, match="batch size 25 exceeds the engine's max_batch_size 24"):
+        agree_batch_size(engine, output, 25)  # type: ignore[arg-type]
 
 
 def test_actors_of_different_speed_agree_and_so_do_later_runs(output: Output) -> None:

@@ -1,0 +1,122 @@
+"""What an engine cache holds, whether it is sound, and how to make room in it."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..trt_actors.cache.entry import Entry
+from ..trt_actors.cache.prune import Selection, prune
+from ..trt_actors.cache.store import EngineCache
+from .cache_reports import SHORT, CachedEngine, CacheListing, CachePruned, CacheVerified, EngineDetails
+
+__all__ = ["list_cache", "prune_cache", "show_engine", "verify_cache"]
+
+_CANDIDATES_SHOWN = 5
+
+
+def list_cache(url: str | None = None) -> CacheListing:
+    """Lists a cache; None takes the default one.
+
+    Raises:
+        CacheError: It cannot be read.
+    """
+    cache = EngineCache(url)
+    contents = cache.contents()
+    return CacheListing(
+        url=cache.url,
+        engines=tuple(map(CachedEngine.of, contents.entries)),
+        unreadable=tuple(one.why for one in contents.unreadable),
+    )
+
+
+def show_engine(key: str, url: str | None = None) -> EngineDetails:
+    """Tells all about one engine, named by its key or the beginning of it.
+
+    Raises:
+        UsageError: None, or more than one, begins so.
+        CacheError: The cache cannot be read.
+    """
+    cache = EngineCache(url)
+    entry = _choose(cache, cache.entries(), key)
+    return EngineDetails(url=cache.url, key=entry.key, manifest=entry.as_json())
+
+
+def verify_cache(url: str | None = None, key: str | None = None) -> CacheVerified:
+    """Reads every file of every engine, or of one, and compares it with its manifest.
+
+    Raises:
+        UsageError: None, or more than one, begins with ``key``.
+        CacheError: The cache cannot be read.
+    """
+    cache = EngineCache(url)
+    contents = cache.contents()
+    entries = contents.entries if key is None else (_choose(cache, contents.entries, key),)
+    damage = {one.key: [one.why] for one in contents.unreadable if key is None and not one.is_newer}
+    found = {entry.key: cache.verify(entry) for entry in entries}
+    return CacheVerified(
+        url=cache.url,
+        good=tuple(one for one, wrong in found.items() if not wrong),
+        damage={**damage, **{one: wrong for one, wrong in found.items() if wrong}},
+        size_bytes=sum(entry.size_bytes for entry in entries),
+    )
+
+
+def prune_cache(
+    url: str | None = None,
+    *,
+    keys: tuple[str, ...] = (),
+    model: str = "",
+    older_than_s: float | None = None,
+    everything: bool = False,
+    damaged: bool = False,
+    dry_run: bool = False,
+) -> CachePruned:
+    """Removes the engines that meet all conditions given, then what no engine needs any more.
+
+    Args:
+        url: Of the cache; None takes the default one.
+        keys: Engines, each by its key or the beginning of it.
+        model: Engines of one model, by its digest or the beginning of it.
+        older_than_s: Engines published at least this long ago.
+        everything: All engines, when no other condition is given.
+        damaged: Engines whose manifest or files are damaged, besides the others; this reads every file.
+        dry_run: Whether only to tell.
+
+    Raises:
+        UsageError: None, or more than one, begins with one of ``keys``; or ``older_than_s`` is negative.
+        CacheError: The cache cannot be read or written.
+    """
+    if older_than_s is not None and older_than_s < 0:
+        raise UsageError(f"an age must be >= 0 s, got {older_than_s:g}", "choose a larger number")
+    cache = EngineCache(url)
+    found = cache.entries() if keys or damaged else ()
+    chosen = tuple(_choose(cache, found, key).key for key in keys)
+    selection = Selection(keys=chosen, model=model, older_than_s=older_than_s, everything=everything)
+    rotten = tuple(entry.key for entry in found if damaged and cache.verify(entry))
+    done = prune(cache, selection, damaged=damaged, also=rotten, dry_run=dry_run)
+    return CachePruned(
+        url=cache.url,
+        engines=tuple(map(CachedEngine.of, done.entries)),
+        damaged=done.damaged,
+        blobs=done.blobs,
+        size_bytes=done.size_bytes,
+        records=done.records,
+        blobs_kept=done.blobs_kept,
+        dry_run=dry_run,
+    )
+
+
+def _choose(cache: EngineCache, entries: tuple[Entry, ...], key: str) -> Entry:
+    found = [entry for entry in entries if entry.key.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    shown = found or entries
+    names = ", ".join(entry.key[:SHORT] for entry in shown[:_CANDIDATES_SHOWN])
+    if len(shown) > _CANDIDATES_SHOWN:
+        names += f" and {len(shown) - _CANDIDATES_SHOWN:,} more"
+    if found:
+        raise UsageError(
+            f"{len(found):,} engines in {cache.url} begin with {key!r}", f"choose one of {names}"
+        )
+    raise UsageError(
+        f"no engine in {cache.url} begins with {key!r}", f"it has {names}" if names else "it has none"
+    )

@@ -1,0 +1,94 @@
+"""Plain values of options, as they come from YAML or from keyword arguments, as what a spec holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+
+__all__ = ["coerce", "hint_for"]
+
+_LISTS = ("data", "keep", "output", "columns", "mask", "profile", "exclude_op")
+_INTEGERS = (
+    *("batch_size", "actors", "cpus_per_actor", "pad_to", "pad_value", "shard_bytes", "max_bad_rows"),
+    *("max_batch_size", "workspace_size", "min_subgraph_size", "optimization_level"),
+)
+_FLAGS = ("overwrite", "use_static")
+_SPECIAL = {"batch_size": "auto", "actors": "auto", "shard_bytes": "auto", "max_bad_rows": "unlimited"}
+
+
+def coerce(name: str, value: Any) -> Any:
+    """Turns a plain value of an option into the type of its field.
+
+    Raises:
+        UsageError: It is of the wrong type.
+    """
+    if name in _LISTS:
+        items = [value] if isinstance(value, str | os.PathLike) else value
+        if not isinstance(items, Sequence) or not all(isinstance(i, str | os.PathLike) for i in items):
+            raise UsageError(
+                f"{name} must be a text or a list of texts, got {value!r}", "put numbers in quotes"
+            )
+        return tuple(os.fspath(item) for item in items)
+    if name == "input":
+        return _inputs(value)
+    if name == "resize":
+        return _size(value)
+    if name in _INTEGERS:
+        if value is None or (name in _SPECIAL and value == _SPECIAL[name]):
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            also = f" or {_SPECIAL[name]!r}" if name in _SPECIAL else ""
+            raise UsageError(f"{name} must be a whole number{also}, got {value!r}", hint_for(name))
+        return value
+    if name == "fill_null":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"fill_null must be a number, got {value!r}", "for example 0.0")
+        return float(value)
+    if name in _FLAGS:
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} must be true or false, got {value!r}", "leave out the quotes")
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a text, got {value!r}", "put it in quotes")
+    return value
+
+
+def hint_for(name: str) -> str:
+    """Where the help has more about an option."""
+    return f"see --{name.replace('_', '-')} in `trtfleet score --help`"
+
+
+def _inputs(value: Any) -> dict[str, tuple[str, ...]]:
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
+        for item in value if isinstance(value, list | tuple) else [value]:
+            name, _, columns = item.partition("=") if isinstance(item, str) else (item, "", "")
+            pairs.append((name, columns))
+    found: dict[str, tuple[str, ...]] = {}
+    for name, columns in pairs:
+        listed = columns.split(",") if isinstance(columns, str) else columns
+        texts = [name, *listed] if isinstance(listed, list | tuple) else []
+        if len(texts) < 2 or not all(isinstance(text, str) and text for text in texts):
+            raise UsageError(
+                f"input {name!r} is mapped to {columns!r}, no column", "write NAME=COLUMN or NAME=A,B,C"
+            )
+        if name in found:
+            raise UsageError(f"input {name!r} is mapped twice", "map each input once")
+        found[name] = tuple(texts[1:])
+    return found
+
+
+def _size(value: Any) -> tuple[int, int]:
+    parts = value.lower().split("x") if isinstance(value, str) else value
+    try:
+        height, width = (int(part) for part in parts)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"resize {value!r} is no size", "write HEIGHTxWIDTH, for example 224x224") from error
+    return height, width

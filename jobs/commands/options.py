@@ -1,0 +1,99 @@
+"""What the commands' options share: their types, and the lists that several commands take."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+
+__all__ = [
+    "ENGINE_OPTIONS",
+    "IntOr",
+    "as_json_option",
+    "option",
+    "print_result",
+    "results_alone",
+    "with_options",
+]
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+Command = Callable[..., None]
+
+
+class IntOr(click.ParamType[Any]):
+    """A whole number, or one word that stands for None."""
+
+    def __init__(self, word: str) -> None:
+        self.name = f"integer|{word}"
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads the option; the word stays, for the spec to understand."""
+        if isinstance(value, int) or value == self._word:
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor {self._word!r}", param, ctx)
+
+
+def option(*names: str, text: str, **how: Any) -> Callable[[Any], Any]:
+    """A click option with its help text."""
+    return click.option(*names, help=text, **how)
+
+
+as_json_option = option("--json", "as_json", is_flag=True, text="Result as JSON on stdout.")
+
+
+def with_options(
+    options: Sequence[Callable[[Any], Any]],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that adds options to a command, in the order given."""
+    return lambda command: functools.reduce(lambda made, add: add(made), reversed(options), command)
+
+
+def print_result(result: Any, as_json: bool) -> None:
+    """Prints a result with ``as_json()`` and ``lines()`` to stdout."""
+    click.echo(json.dumps(result.as_json(), indent=1) if as_json else "\n".join(result.lines()))
+
+
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Sends to stderr what libraries print meanwhile: Ray prints when a worker dies, whatever it is told."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+ENGINE_OPTIONS = (
+    option("--precision", type=click.Choice(_PRECISIONS), text="What the network computes in."),
+    option("--max-batch-size", type=int, metavar="N", text="Largest batch that TensorRT engines accept."),
+    option(
+        "--workspace-size",
+        type=int,
+        metavar="BYTES",
+        text="Device memory for TensorRT's kernels.",
+    ),
+    option(
+        "--min-subgraph-size",
+        type=int,
+        metavar="N",
+        text="Smaller segments stay native; 3 by default.",
+    ),
+    option(
+        "--profile",
+        multiple=True,
+        metavar="NAME=MIN,OPT,MAX",
+        text="Shapes of an input with free dimensions, e.g. ids=1x16,8x64,32x256.",
+    ),
+    option("--optimization-level", type=int, metavar="N", text="TensorRT's optimization level, 0 to 5."),
+    option("--exclude-op", multiple=True, metavar="OP", text="Operator that stays native."),
+    option("--cache", metavar="URI", text="Engine cache; by default TRTFLEET_CACHE or ~/.cache."),
+)
+"""The options of building engines that ``score`` and ``build`` share."""

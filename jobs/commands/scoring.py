@@ -1,0 +1,115 @@
+"""``score``, ``status`` and ``demo``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from .options import ENGINE_OPTIONS, IntOr, as_json_option, option, print_result, results_alone, with_options
+
+__all__ = ["demo", "score", "status"]
+
+_COMPRESSIONS = ("snappy", "zstd", "lz4", "gzip", "none")
+_BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt")
+
+_SCORE_OPTIONS = (
+    option(
+        "--input",
+        multiple=True,
+        metavar="NAME=COLUMN",
+        text="Column of a model input; NAME=A,B,C stacks columns. Guessed when unambiguous.",
+    ),
+    option("--keep", multiple=True, metavar="COL", text="Column carried into the output."),
+    option("--batch-size", type=IntOr("auto"), text="Rows a batch; auto measures."),
+    option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit."),
+    option("--cpus-per-actor", type=int, metavar="N", text="CPUs and engine threads of each actor."),
+    option("--backend", type=click.Choice(_BACKENDS), text="What executes the model."),
+    option(
+        "--normalize",
+        metavar="imagenet|MEAN:STD",
+        text="Done inside the network, in units of the stored values.",
+    ),
+    option(
+        "--layout",
+        type=click.Choice(["nhwc", "nchw"]),
+        text="How images are stored, where the column's type does not tell.",
+    ),
+    option("--resize", metavar="HxW", text="Size that JPEG and PNG images are resized to."),
+    option("--emit", metavar="raw|softmax|argmax|topk:K", text="What to write of each output."),
+    option("--output", multiple=True, metavar="NAME", text="Model output to write; all by default."),
+    option("--preprocess", metavar="MODULE:FUNCTION", text="Hook before the network."),
+    option("--postprocess", metavar="MODULE:FUNCTION", text="Hook after the network."),
+    option("--columns", multiple=True, metavar="COL", text="Column the preprocess hook gets; all if none."),
+    option("--filter", metavar="EXPR", text='Rows to score: label == 3 and split in ("a", "b").'),
+    option("--fill-null", type=float, metavar="X", text="Value for nulls; without it they make bad rows."),
+    option("--pad-to", type=int, metavar="N", text="Length that ragged rows are padded to."),
+    option("--pad-value", type=int, metavar="N", text="What they are padded with."),
+    option("--mask", multiple=True, metavar="NAME", text="Model input that gets the attention mask."),
+    option("--shard-bytes", type=IntOr("auto"), text="Uncompressed bytes of a shard."),
+    option("--max-bad-rows", type=IntOr("unlimited"), text="Bad rows tolerated; 0 by default."),
+    option("--compression", type=click.Choice(_COMPRESSIONS), text="Parquet codec of the output."),
+    option(
+        "--address", metavar="ADDRESS", text="Ray cluster; RAY_ADDRESS or Ray on this machine by default."
+    ),
+    option("--overwrite", is_flag=True, default=None, text="Replace an output of another job."),
+    *ENGINE_OPTIONS,
+    option(
+        "--use-static/--no-use-static",
+        default=None,
+        text="Keep TensorRT engines in the cache and take them from there, as by default.",
+    ),
+)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.argument("data", nargs=-1)
+@click.argument("out", required=False)
+@with_options(_SCORE_OPTIONS)
+@click.option("--spec", type=click.Path(), metavar="FILE", help="YAML with these options; flags win.")
+@as_json_option
+def score(spec: str | None, as_json: bool, **flags: Any) -> None:
+    """Score DATA (files, globs, folders, s3://) with MODEL (.onnx) and write Parquet to OUT.
+
+    The same command resumes a job that was interrupted; on a finished output it does nothing.
+    """
+    from ..progress import reporter_for
+    from ..score import run_score
+    from ..spec import ScoreSpec, load_spec
+
+    options = load_spec(spec) if spec else {}
+    options = {key.replace("-", "_"): value for key, value in options.items()}
+    options.update({key: value for key, value in flags.items() if value not in (None, ())})
+    with results_alone():
+        summary = run_score(ScoreSpec.of(options), reporter_for())
+    print_result(summary, as_json)
+
+
+@click.command()
+@click.argument("out")
+@as_json_option
+def status(out: str, as_json: bool) -> None:
+    """Show how far the job that writes to OUT is, what failed, and its bad rows; needs no cluster."""
+    from ..status import read_status
+
+    print_result(read_status(out), as_json)
+
+
+@click.command()
+@click.option("--out", type=click.Path(), help="Where results go; a temporary folder by default.")
+@as_json_option
+def demo(out: str | None, as_json: bool) -> None:
+    """Score 1,797 handwritten digits on two actors and check the answers."""
+    from ..demo import run_demo
+    from ..progress import reporter_for
+
+    with results_alone():
+        result = run_demo(out, reporter_for())
+    if as_json:
+        values = {"held_out_rows": result.held_out_rows, "held_out_accuracy": result.held_out_accuracy}
+        click.echo(json.dumps({**values, "summary": result.summary.as_json()}, indent=1))
+        return
+    click.echo(f"held-out accuracy {result.held_out_accuracy:.2%} on {result.held_out_rows} digits")
+    print_result(result.summary, as_json)

@@ -1,0 +1,99 @@
+"""``trtfleet partition``: which parts of a network TensorRT would run, without building anything."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ..trt_actors.building.flavour import Flavour, find_flavour
+from ..trt_actors.building.network_build import partition_network
+from ..trt_actors.building.options import BuildOptions
+from ..trt_actors.building.precision import to_precision
+from ..trt_actors.cache.objects import blob_path
+from ..trt_actors.cache.store import EngineCache
+from ..trt_actors.model import load_file
+from ..trt_actors.partition.partition import Partition
+from ..trt_actors.runtime.libcuda import driver_missing, gpus
+from ..trt_actors.runtime.program import plan_file
+from ..trt_actors.task import TensorRTSettings
+from ..trt_actors.tensorrt_backend import identity_of, is_portable
+from .partition_html import write_partition_html
+from .partition_onnx import write_partition_onnx
+
+__all__ = ["PartitionReport", "run_partition"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionReport:
+    """A partition and the files that show it.
+
+    Attributes:
+        model: The model's path.
+        partition: How it was cut.
+        written: Files that were written, with what they are.
+    """
+
+    model: str
+    partition: Partition
+    written: tuple[tuple[str, str], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {"model": self.model, **self.partition.as_json(), "files": [path for path, _ in self.written]}
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        return [*self.partition.lines(), *(f"{what}: {path}" for path, what in self.written)]
+
+
+def run_partition(
+    model: str,
+    options: BuildOptions,
+    *,
+    html: str | None = None,
+    save: str | None = None,
+    cache: str | None = None,
+) -> PartitionReport:
+    """Cuts a model and shows the outcome.
+
+    Args:
+        model: ONNX file or Paddle model.
+        options: Precision, excluded operators and limits.
+        html: Where a page with both networks goes.
+        save: Where the cut network goes, as ONNX with one node a TensorRT segment.
+        cache: Where the plans are that those nodes point to, if they were built; None for the default cache.
+
+    Raises:
+        TrtfleetError: The model cannot be read or cut, or a file cannot be written.
+    """
+    flavour = find_flavour()
+    loaded = load_file(model)
+    network = to_precision(loaded.proto, options)
+    partition = partition_network(network.model, options, flavour, original=loaded.proto)
+    written = []
+    if html:
+        write_partition_html(partition, html, os.path.basename(model))
+        written.append((html, "both networks"))
+    if save:
+        settings = TensorRTSettings(options=options, model_digest=loaded.digest, cache=cache)
+        write_partition_onnx(partition, save, _cached_plans(partition, settings, flavour))
+        written.append((save, "transformed network"))
+    return PartitionReport(model=model, partition=partition, written=tuple(written))
+
+
+def _cached_plans(partition: Partition, settings: TensorRTSettings, flavour: Flavour) -> dict[str, str]:
+    """Where the plans of the segments lie, by segment; empty when they were not built."""
+    visible = [] if driver_missing() else gpus()
+    if not visible and not is_portable(flavour, settings.options):
+        return {}
+    gpu = None if is_portable(flavour, settings.options) else visible[0]
+    store = EngineCache(settings.cache)
+    entry = store.find(identity_of(settings, "", flavour, gpu))
+    if entry is None:
+        return {}
+    return {
+        segment.name: f"{store.url}/{blob_path(entry.file(plan_file(place)).sha256)}"
+        for place, segment in enumerate(partition.segments)
+        if segment.kind == "tensorrt"
+    }

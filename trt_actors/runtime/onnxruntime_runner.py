@@ -1,0 +1,172 @@
+"""Segments that ONNX Runtime executes: on host arrays, or on device memory in stream order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from ...datasets.storage import one_line
+from ...errors import BackendError, ModelError
+from .device import Device, Stream
+from .memory import Pool
+from .values import DeviceArray, Place, Value
+
+__all__ = ["HostRunner", "NativeRunner"]
+
+_FATAL_ONLY = 4
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_TYPES = {
+    "float": "FLOAT",
+    "float16": "FLOAT16",
+    "bfloat16": "BFLOAT16",
+    "double": "DOUBLE",
+    "bool": "BOOL",
+    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+def _session(model: bytes, providers: Sequence[Any], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    # Spinning threads would steal the cores of readers, writers and other actors.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=list(providers))
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime {ort.__version__} cannot load a segment: {one_line(error)}",
+            "does the model run in onnxruntime by itself?",
+        ) from error
+
+
+class HostRunner:
+    """Runs a segment on the CPU, from host arrays to host arrays.
+
+    Args:
+        model: Serialized ModelProto.
+        outputs: What to compute.
+        threads: CPU threads of one operator.
+    """
+
+    def __init__(self, model: bytes, *, outputs: Sequence[str], threads: int = 1) -> None:
+        self._session: Any = _session(model, [_CPU], threads)
+        self._outputs = tuple(outputs)
+
+    def run(self, values: Mapping[str, Value], place: Place | None = None) -> dict[str, Value]:
+        """Runs at once; what ONNX Runtime raises passes through, as it may be one row's fault."""
+        found = self._session.run(list(self._outputs), dict(values))
+        return dict(zip(self._outputs, map(np.asarray, found), strict=True))
+
+    def close(self) -> None:
+        """Drops the session."""
+        self._session = None
+
+
+class _Held:
+    """Keeps a value of ONNX Runtime, whose memory goes back to the session's own pool in stream order.
+
+    Args:
+        value: The value.
+        stream: What to wait for before, when the session does not run on it.
+    """
+
+    def __init__(self, value: Any, stream: Stream | None) -> None:
+        self._value = value
+        self._stream = stream
+
+    def release(self) -> None:
+        if self._value is not None and self._stream is not None:
+            self._stream.synchronize()
+        self._value = None
+
+
+class NativeRunner:
+    """Runs a segment on device memory, on our stream; outputs stay on the device.
+
+    Args:
+        model: Serialized ModelProto.
+        outputs: What to compute.
+        device: Open; its context is current in every call.
+        stream: What the work is added to.
+        pool: Where to take an address for empty arrays from.
+        threads: CPU threads of one operator that has no kernel on the device.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load the model.
+        BackendError: It cannot use the device.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        outputs: Sequence[str],
+        device: Device,
+        stream: Stream,
+        pool: Pool,
+        threads: int = 1,
+    ) -> None:
+        self._outputs = tuple(outputs)
+        self._stream = stream
+        self._kind, self._index = device.memory_kind, device.index
+        self._is_in_order = self._kind == "cuda"
+        self._empty = pool.take(1)
+        providers: list[Any] = [_CPU]
+        if self._is_in_order:
+            if _CUDA not in ort.get_available_providers():
+                raise BackendError(
+                    f"onnxruntime {ort.__version__} has no CUDA provider, which native segments need",
+                    "pip install onnxruntime-gpu",
+                )
+            settings = {"device_id": str(device.index), "user_compute_stream": str(stream.handle)}
+            providers.insert(0, (_CUDA, settings))
+        self._session: Any = _session(model, providers, threads)
+        if self._is_in_order and _CUDA not in self._session.get_providers():
+            raise BackendError(
+                "ONNX Runtime's CUDA provider did not load, which native segments need",
+                "check the driver and the CUDA and cuDNN libraries",
+            )
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def run(self, values: Mapping[str, Value], place: Place | None = None) -> dict[str, Value]:
+        """Adds the segment to the stream; what ONNX Runtime raises passes through."""
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value).reshape(value.shape))
+            else:
+                element = helper.np_dtype_to_tensor_dtype(value.dtype)
+                pointer = value.pointer or self._empty.pointer
+                binding.bind_input(name, self._kind, self._index, element, list(value.shape), pointer)
+        for name in self._outputs:
+            binding.bind_output(name, self._kind, self._index)
+        if not self._is_in_order:
+            self._stream.synchronize()
+        self._session.run_with_iobinding(binding, self._options)
+        return dict(zip(self._outputs, map(self._taken, binding.get_outputs()), strict=True))
+
+    def _taken(self, value: Any) -> DeviceArray:
+        element = value.data_type().removeprefix("tensor(").removesuffix(")")
+        if element not in _TYPES:
+            raise ModelError(
+                f"a native segment makes a value of type {value.data_type()}",
+                "such values cannot leave a segment",
+            )
+        return DeviceArray(
+            pointer=value.data_ptr() or self._empty.pointer,
+            shape=tuple(value.shape()),
+            dtype=np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(_TYPES[element]))),
+            owner=_Held(value, None if self._is_in_order else self._stream),
+        )
+
+    def close(self) -> None:
+        """Drops the session; its outputs must be released before."""
+        self._session = None
+        self._empty.release()

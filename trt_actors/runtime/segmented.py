@@ -1,0 +1,228 @@
+"""The engine that runs a partitioned network: TensorRT and ONNX Runtime segments, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+from ...datasets.signature import TensorSpec
+from ...errors import BackendError, InternalError, UsageError
+from ..building.flavour import Flavour
+from .chain import Chain, Runner
+from .device import Device, Stream
+from .memory import Pool
+from .program import NetworkProgram, read_order
+from .slots import DeviceSlot, HostSlot
+from .values import DeviceArray, Value
+
+__all__ = ["SegmentedEngine"]
+
+
+class SegmentedEngine:
+    """Runs segments in order; what passes between them stays where it was made.
+
+    With a device, three streams overlap the upload of one batch, the execution of another and the download of
+    a third; all segments share the middle one. Without a device every segment runs in ONNX Runtime on the
+    CPU, on host arrays.
+
+    Args:
+        program: The segments, in order.
+        inputs: The network's inputs; all with a free batch dimension, or all with the same fixed one.
+        outputs: The network's outputs.
+        max_batch_size: Most rows a batch may have; None when only a fixed batch dimension limits it.
+        flavour: Whose plans they are; needed with a device when there is a TensorRT segment.
+        device: Where to execute, not open yet; None for host memory. The engine opens and closes it.
+        threads: CPU threads of one operator.
+
+    Raises:
+        ModelError: The segments do not fit each other.
+    """
+
+    def __init__(
+        self,
+        program: NetworkProgram,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        max_batch_size: int | None = None,
+        flavour: Flavour | None = None,
+        device: Device | None = None,
+        threads: int = 1,
+    ) -> None:
+        names = [spec.name for spec in outputs]
+        segments = program.segments
+        drops = read_order(segments, [spec.name for spec in inputs], names)
+        uses_tensorrt = any(segment.kind == "tensorrt" for segment in segments)
+        if device is not None and uses_tensorrt and flavour is None:
+            raise InternalError("a TensorRT segment without a flavour of TensorRT")
+        self._fixed = inputs[0].batch
+        self._device = device
+        self._slots: list[DeviceSlot] = []
+        self._chain = Chain(
+            segments, drops=drops, outputs=names, flavour=flavour, device=device, threads=threads
+        )
+        self._lane: _Lane | None = None
+        self.backend = _backend(device, flavour if uses_tensorrt else None)
+        self.inputs = inputs
+        self.outputs = outputs
+        limits = [limit for limit in (self._fixed, max_batch_size) if limit is not None]
+        self.max_batch_size = min(limits) if limits else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of this run, each said once: segments that fell back, graphs refused."""
+        return (*self._chain.notes, *(self._device.notes if self._device else ()))
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """What executes the segments, while open."""
+        return self._chain.runners
+
+    def open(self) -> Self:
+        """Acquires the device and loads every segment; see ``Engine.open``."""
+        if self._device is None:
+            self._chain.open(None, None)
+            return self
+        self._device.open()
+        try:
+            with self._device.current():
+                self._lane = _Lane(self._device)
+                self._chain.open(self._lane.compute, self._lane.pool)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def slot(self) -> HostSlot:
+        """A new slot: pinned memory with a device, else one that borrows contiguous inputs."""
+        if self._device is None:
+            return HostSlot(self.inputs)
+        slot = DeviceSlot(self.inputs, self._device)
+        self._slots.append(slot)
+        return slot
+
+    def enqueue(self, slot: Any, rows: int) -> None:
+        """Starts a batch; without a device, runs it at once.
+
+        Raises:
+            UsageError: It has more rows than ``max_batch_size``.
+            BackendError: The device failed.
+            MemoryError: The device has no memory left for it.
+            Exception: What a runtime raises, which may be one row's fault.
+        """
+        if self.max_batch_size is not None and rows > self.max_batch_size:
+            raise UsageError(
+                f"a batch of {rows} rows is larger than max_batch_size {self.max_batch_size}",
+                "lower --batch-size, or build with a larger --max-batch-size",
+            )
+        if self._device is None:
+            found = self._chain.run(slot.fed(rows), None)
+            slot.outputs = {name: self._cut(value, rows) for name, value in found.items()}
+            return
+        if self._lane is None:
+            raise InternalError("a batch is enqueued on an engine that is not open")
+        with self._device.current():
+            if slot.is_in_flight:
+                self._settle(slot)
+            try:
+                self._enqueue(self._device, self._lane, slot, rows)
+            except BaseException:
+                # What was enqueued must not run on into memory that the next batch is given.
+                self._lane.drain()
+                slot.let_go()
+                raise
+            slot.is_in_flight = True
+
+    def _enqueue(self, device: Device, lane: _Lane, slot: DeviceSlot, rows: int) -> None:
+        values: dict[str, Value] = {}
+        for name, array in slot.fed(rows).items():
+            target = slot.on_device(name, array.shape, array.dtype)
+            if array.nbytes:
+                device.upload(target.pointer, array, lane.up)
+            values[name] = target
+        slot.uploaded.record(lane.up)
+        lane.compute.wait_for(slot.uploaded)
+        found = self._chain.run(values, slot.on_device)
+        slot.hold(found)
+        slot.computed.record(lane.compute)
+        lane.down.wait_for(slot.computed)
+        results = {}
+        for name, value in found.items():
+            result = slot.result(name, value.shape, value.dtype)
+            if not isinstance(value, DeviceArray):
+                result[...] = value
+            elif value.nbytes:
+                device.download(result, value.pointer, lane.down)
+            results[name] = self._cut(result, rows)
+        slot.done.record(lane.down)
+        slot.pending = results
+
+    def _cut(self, array: Any, rows: int) -> Any:
+        return array[:rows] if self._fixed is not None else array
+
+    def wait(self, slot: Any) -> None:
+        """Waits for the slot's batch.
+
+        Raises:
+            BackendError: The device failed while executing it.
+        """
+        if self._device is not None and slot.is_in_flight:
+            with self._device.current():
+                self._settle(slot)
+
+    def _settle(self, slot: DeviceSlot) -> None:
+        slot.is_in_flight = False
+        try:
+            slot.done.synchronize()
+        finally:
+            slot.let_go()
+        slot.outputs, slot.pending = slot.pending, {}
+
+    def close(self) -> None:
+        """Releases slots, segments, streams and device, all of them even when one of them fails."""
+        if self._device is None:
+            self._chain.close()
+            return
+        lane, self._lane = self._lane, None
+        with contextlib.ExitStack() as last:
+            last.callback(self._device.close)
+            if lane is None:
+                return
+            last.enter_context(self._device.current())
+            last.callback(lane.close)
+            last.callback(self._chain.close)
+            while self._slots:
+                last.callback(self._slots.pop().close)
+            last.callback(lane.drain)
+
+
+def _backend(device: Device | None, flavour: Flavour | None) -> str:
+    if device is None:
+        return "onnxruntime-cpu"
+    return "onnxruntime-cuda" if flavour is None else flavour.name
+
+
+class _Lane:
+    """The three streams of an open engine, and the pool that belongs to the middle one."""
+
+    def __init__(self, device: Device) -> None:
+        self.pool = Pool(device)
+        self.up = device.stream()
+        self.compute = device.stream()
+        self.down = device.stream()
+
+    @property
+    def _streams(self) -> tuple[Stream, ...]:
+        return (self.up, self.compute, self.down)
+
+    def drain(self) -> None:
+        """Waits for everything; errors are known already or will be reported by the batch they belong to."""
+        for stream in self._streams:
+            with contextlib.suppress(BackendError):
+                stream.synchronize()
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        self.pool.close()
