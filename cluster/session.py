@@ -63,6 +63,11 @@ class Session:
         """GPUs of the whole cluster."""
         return sum(node.gpus for node in self.nodes)
 
+    def cpus_beside(self, gpus: float) -> int:
+        """An actor's share of its node's CPUs when every GPU is taken: for one without GPU, a single one."""
+        shares = [node.cpus * gpus / node.gpus for node in self.nodes if node.gpus >= gpus > 0]
+        return max(1, int(min(shares, default=1.0)))
+
     def room_for(self, actor: Resources) -> int:
         """How many such actors fit at once on an idle cluster.
 

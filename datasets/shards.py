@@ -73,10 +73,10 @@ class Shard:
         return sum(segment.rows for segment in self.segments)
 
 
-def suggest_shard_bytes(total_bytes: int, actors: int) -> int:
-    """A shard size that gives each actor several shards, at most ``DEFAULT_SHARD_BYTES``."""
+def suggest_shard_bytes(total_bytes: int, actors: int, most_bytes: int = DEFAULT_SHARD_BYTES) -> int:
+    """A shard size that gives each actor several shards, at most ``most_bytes``."""
     wanted = total_bytes // max(1, actors * _SHARDS_PER_ACTOR)
-    return min(DEFAULT_SHARD_BYTES, max(_SMALLEST_SHARD_BYTES, wanted))
+    return min(most_bytes, max(_SMALLEST_SHARD_BYTES, wanted))
 
 
 def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_bytes: int) -> list[Shard]:

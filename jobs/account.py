@@ -15,7 +15,7 @@ from ..errors import OutputError
 from ..trt_actors.pipeline import PipelineStats
 from ..trt_actors.task import ActorInfo, Receipt
 from .progress import Reporter, Snapshot
-from .summary import Summary, shares_of
+from .summary import Summary, device_share_of, shares_of
 
 __all__ = ["Account"]
 
@@ -158,6 +158,9 @@ class Account:
             engine_rows_per_s=engine,
             efficiency=rate / engine if engine and rows_scored else None,
             shares=shares_of({n: (stats, scored_s - at_s) for n, (stats, at_s) in self._stats.items()}),
+            device_share=device_share_of(
+                {n: (stats, scored_s - at_s) for n, (stats, at_s) in self._stats.items()}
+            ),
             failures=scheduler.deaths + scheduler.errors if scheduler else 0,
         )
 

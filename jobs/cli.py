@@ -11,6 +11,7 @@ import click
 
 from ..errors import InternalError, TrtfleetError, UsageError
 from .commands.cache import cache
+from .commands.convert import convert
 from .commands.engines import build, inspect, partition
 from .commands.machine import doctor
 from .commands.scoring import demo, score, status
@@ -60,5 +61,5 @@ def cli() -> None:
     """Offline inference at cluster scale: score Parquet and Arrow datasets, every row exactly once."""
 
 
-for command in (score, status, build, partition, inspect, cache, doctor, demo):
+for command in (score, status, convert, build, partition, inspect, cache, doctor, demo):
     cli.add_command(command)

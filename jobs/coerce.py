@@ -16,7 +16,14 @@ _INTEGERS = (
     *("max_batch_size", "workspace_size", "min_subgraph_size", "optimization_level"),
 )
 _FLAGS = ("overwrite", "use_static")
-_SPECIAL = {"batch_size": "auto", "actors": "auto", "shard_bytes": "auto", "max_bad_rows": "unlimited"}
+_NUMBERS = ("fill_null", "gpus_per_actor")
+_SPECIAL = {
+    "batch_size": "auto",
+    "actors": "auto",
+    "cpus_per_actor": "auto",
+    "shard_bytes": "auto",
+    "max_bad_rows": "unlimited",
+}
 
 
 def coerce(name: str, value: Any) -> Any:
@@ -43,9 +50,9 @@ def coerce(name: str, value: Any) -> Any:
             also = f" or {_SPECIAL[name]!r}" if name in _SPECIAL else ""
             raise UsageError(f"{name} must be a whole number{also}, got {value!r}", hint_for(name))
         return value
-    if name == "fill_null":
+    if name in _NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"fill_null must be a number, got {value!r}", "for example 0.0")
+            raise UsageError(f"{name} must be a number, got {value!r}", "for example 0.5")
         return float(value)
     if name in _FLAGS:
         if not isinstance(value, bool):

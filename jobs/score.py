@@ -17,11 +17,12 @@ from ..cluster.session import Resources, Session, connect
 from ..datasets.merge import merge_group, plan_merge, publish
 from ..datasets.output import Output
 from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
-from ..datasets.shards import Shard, plan_shards, suggest_shard_bytes
+from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_shard_bytes
 from ..errors import BackendError, EmptyDatasetError, OutputError
 from ..trt_actors.actor import ScoreActor
 from ..trt_actors.backends import wants_gpu
 from .account import Account
+from .advice import advise
 from .plan import Plan, make_plan
 from .progress import Reporter, Silent
 from .spec import ScoreSpec
@@ -32,6 +33,7 @@ __all__ = ["run_score"]
 
 _SHARDS_IN_FLIGHT = 2
 _SPARE_THREADS = 2
+_DEVICE_SHARD_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
             f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows, "
             f"{plan.dataset.size_bytes:,} bytes to read"
         )
+        for sentence in advise(plan.dataset, plan.fitted.bindings or ()):
+            shown.say(sentence)
         with connect(spec.address) as session:
             return _run(plan, session, shown, start_s)
 
@@ -90,17 +94,19 @@ def _nothing_to_do(plan: Plan, record: SuccessRecord) -> Summary:
 
 def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summary:
     spec = plan.spec
-    gpus = 1.0 if wants_gpu(spec.backend, session.gpus) else 0.0
+    gpus = spec.gpus_per_actor if wants_gpu(spec.backend, session.gpus) else 0.0
     if gpus and not session.gpus:
         raise BackendError(
             f"backend {spec.backend} is not available: the cluster has no GPU", "choose --backend auto"
         )
-    resources = Resources(cpus=float(spec.cpus_per_actor), gpus=gpus)
+    cpus = spec.cpus_per_actor or session.cpus_beside(gpus)
+    resources = Resources(cpus=float(cpus), gpus=gpus)
     room = session.room_for(resources)
     actors = spec.actors or room
     if actors > room:
         shown.say(f"the cluster has room for {room} of {actors} actors; the others wait for it")
-    job = _open(plan, actors)
+    # A device fills the last batch of a shard up: few batches a shard would waste much of its time.
+    job = _open(plan, actors, _DEVICE_SHARD_BYTES if gpus else DEFAULT_SHARD_BYTES)
     committed = job.output.committed()
     account = Account(job.output, job.shards, committed, job.run, shown, JobMetrics(job.run))
     scheduler = Scheduler(
@@ -112,7 +118,7 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     by_id = {shard.id: shard for shard in job.shards}
     work = Work(
         actor=ScoreActor,
-        task=score_task(plan, job.output),
+        task=score_task(plan, job.output, threads=cpus),
         resources=resources,
         threads=_SHARDS_IN_FLIGHT + _SPARE_THREADS,
         payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
@@ -137,14 +143,14 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     return account.summary(success, time.monotonic() - start_s)
 
 
-def _open(plan: Plan, actors: int) -> _Job:
+def _open(plan: Plan, actors: int, most_bytes: int) -> _Job:
     """Cuts the dataset and opens the generation to write: the same job's unfinished one, or a new one."""
     existing = plan.existing
     if existing is not None and plan.spec.overwrite:
         same = dict(existing.job.fingerprint) == dict(plan.fingerprint)
         if not same or existing.success() is not None:
             existing = None
-    wanted = plan.spec.shard_bytes or suggest_shard_bytes(plan.dataset.size_bytes, actors)
+    wanted = plan.spec.shard_bytes or suggest_shard_bytes(plan.dataset.size_bytes, actors, most_bytes)
     resolved = existing.job.resolved if existing else {"shard_bytes": wanted}
     shards = plan_shards(plan.dataset.files, int(resolved["shard_bytes"]))
     if existing is None:

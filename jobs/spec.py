@@ -34,7 +34,9 @@ class ScoreSpec:
         keep: Columns carried into the output.
         batch_size: Rows a batch; None measures the smallest that is nearly as fast as the best.
         actors: Ray actors; None takes as many as fit on the cluster.
-        cpus_per_actor: CPUs of each actor, which are also its engine's threads.
+        cpus_per_actor: CPUs of each actor, which are also its engine's and decoders' threads; None takes an
+            actor's share of its node where it has a GPU, else one.
+        gpus_per_actor: GPUs of each actor of a GPU backend; below 1, actors share one.
         backend: ``auto``, ``tensorrt``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
         normalize: ``imagenet`` or ``MEAN:STD`` in the units of the stored values; done inside the network.
         layout: ``nhwc`` or ``nchw``: how images are stored, where the column's type does not tell.
@@ -76,7 +78,8 @@ class ScoreSpec:
     keep: tuple[str, ...] = ()
     batch_size: int | None = None
     actors: int | None = None
-    cpus_per_actor: int = 1
+    cpus_per_actor: int | None = None
+    gpus_per_actor: float = 1.0
     backend: str = "auto"
     normalize: str | None = None
     layout: str | None = None
@@ -113,6 +116,11 @@ class ScoreSpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be >= 1, got {value}", hint_for(name))
+        if not 0 < self.gpus_per_actor <= 1:
+            raise UsageError(
+                f"gpus_per_actor must be above 0 and at most 1, got {self.gpus_per_actor:g}",
+                "an actor runs on one GPU, or shares one",
+            )
         if self.max_bad_rows is not None and self.max_bad_rows < 0:
             raise UsageError(f"max_bad_rows must be >= 0, got {self.max_bad_rows}", "or say unlimited")
         if self.resize is not None and min(self.resize) < 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..trt_actors.pipeline import PipelineStats
 
-__all__ = ["Summary", "TimeShares", "shares_of"]
+__all__ = ["Summary", "TimeShares", "device_share_of", "shares_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,26 @@ def shares_of(actors: Mapping[str, tuple[PipelineStats, float]]) -> TimeShares |
     Args:
         actors: By name, the last account and the seconds from it to the end of scoring.
     """
-    totals = {
+    totals = _totals(actors)
+    whole = sum(totals.values())
+    return TimeShares(**{name: value / whole for name, value in totals.items()}) if whole else None
+
+
+def device_share_of(actors: Mapping[str, tuple[PipelineStats, float]]) -> float | None:
+    """What the actors' devices executed, by all of the actors' time; None where no device tells."""
+    told = [stats.device_s for stats, _ in actors.values() if stats.device_s is not None]
+    whole = sum(_totals(actors).values())
+    return sum(told) / whole if told and whole else None
+
+
+def _totals(actors: Mapping[str, tuple[PipelineStats, float]]) -> dict[str, float]:
+    return {
         "executing": sum(stats.busy_s for stats, _ in actors.values()),
         "starved": sum(stats.starved_s for stats, _ in actors.values()),
         "blocked": sum(stats.blocked_s for stats, _ in actors.values()),
         "idle": sum(stats.idle_s + tail_s for stats, tail_s in actors.values()),
         "measuring": sum(stats.measuring_s for stats, _ in actors.values()),
     }
-    whole = sum(totals.values())
-    return TimeShares(**{name: value / whole for name, value in totals.items()}) if whole else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +81,7 @@ class Summary:
         engine_rows_per_s: What the engines of all actors did together on batches in memory.
         efficiency: ``rows_per_s`` by ``engine_rows_per_s``; None when nothing was measured.
         shares: Where the actors' time went.
+        device_share: Of the actors' time, what their devices executed by their own clocks; None on CPUs.
         failures: Attempts and actors that failed on the way.
         already_finished: Whether there was nothing to do.
     """
@@ -92,6 +104,7 @@ class Summary:
     engine_rows_per_s: float = 0.0
     efficiency: float | None = None
     shares: TimeShares | None = None
+    device_share: float | None = None
     failures: int = 0
     already_finished: bool = False
 
@@ -123,6 +136,8 @@ class Summary:
                 f"actors' time: executing {s.executing:.0%}, starved for input {s.starved:.0%}, "
                 f"blocked on output {s.blocked:.0%}, idle {s.idle:.0%}, measuring {s.measuring:.0%}"
             )
+        if self.device_share is not None:
+            lines.append(f"the devices executed {self.device_share:.0%} of the time")
         if self.failures:
             lines.append(f"{self.failures:,} attempts or actors failed and were retried")
         return lines

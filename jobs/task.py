@@ -11,8 +11,8 @@ from .plan import Plan
 __all__ = ["score_task"]
 
 
-def score_task(plan: Plan, output: Output) -> ScoreTask:
-    """The task of a checked job that writes to an opened output."""
+def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
+    """The task of a checked job that writes to an opened output, for actors of so many threads."""
     spec = plan.spec
     return ScoreTask(
         network=plan.fitted.network,
@@ -37,5 +37,5 @@ def score_task(plan: Plan, output: Output) -> ScoreTask:
             cache=spec.cache,
             use_static=spec.use_static,
         ),
-        threads=spec.cpus_per_actor,
+        threads=threads,
     )

@@ -103,7 +103,14 @@ def open_engine(
     raise BackendError("no backend is available", "; ".join(reasons))
 
 
-def _onnxruntime(network: Prepared, device: Literal["cpu", "cuda"], threads: int) -> OnnxRuntimeEngine:
+def _onnxruntime(network: Prepared, device: Literal["cpu", "cuda"], threads: int) -> Engine:
+    if device == "cuda" and network.external_folder is None:
+        # Imported here: it brings the ONNX library along, which actors on CPUs do not need.
+        from .cuda_backend import whole_on_cuda
+
+        engine = whole_on_cuda(network, threads)
+        if engine is not None:
+            return engine
     return OnnxRuntimeEngine(
         network.model_bytes,
         inputs=network.inputs,

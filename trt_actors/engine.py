@@ -45,12 +45,20 @@ class Engine(Protocol):
         inputs: What to feed.
         outputs: What comes back.
         max_batch_size: Most rows a batch may have; None when nothing limits it.
+        depth: How many batches are worth having on the engine at once: 1 where ``enqueue`` itself executes.
+        full_rows: To how many rows devices fill smaller batches up, whose shape would cost them another plan
+            or graph; None leaves batches as they are. Set before slots are made.
+        device_s: Seconds that the device has spent executing, by its own clock, batches waited for only; None
+            where the CPU executes.
     """
 
     backend: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int | None
+    depth: int
+    full_rows: int | None
+    device_s: float | None
 
     def open(self) -> Self:
         """Acquires the device and loads the network.

@@ -85,6 +85,9 @@ class OnnxRuntimeEngine:
         self.inputs = inputs
         self.outputs = outputs
         self.max_batch_size = inputs[0].batch
+        self.depth = 1
+        self.full_rows: int | None = None
+        self.device_s: float | None = None
 
     def open(self) -> Self:
         """Creates the session; see ``Engine.open``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,6 +17,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from .engine import Engine, Slot
+from .tuning import run_alone
 
 __all__ = ["Pipeline", "PipelineStats"]
 
@@ -31,13 +33,14 @@ class PipelineStats:
     """Seconds of the engine thread since the first shard, which add up to its wall time.
 
     Attributes:
-        busy_s: Executing batches.
+        busy_s: With batches on the engine.
         starved_s: Waiting for a batch while a shard was in flight.
         blocked_s: Waiting because every slot was held by the writer.
         idle_s: Waiting without a shard in flight.
         measuring_s: Measuring the engine's own rate.
         rows: Rows executed.
-        engine_rows_per_s: The engine's own rate on a full batch already in memory; 0 before it is known.
+        engine_rows_per_s: The engine's own rate on a full batch already in its memory; 0 before it is known.
+        device_s: Of ``busy_s``, what the device executed, by its own clock; None where the CPU executes.
     """
 
     busy_s: float = 0.0
@@ -47,6 +50,7 @@ class PipelineStats:
     measuring_s: float = 0.0
     rows: int = 0
     engine_rows_per_s: float = 0.0
+    device_s: float | None = None
 
 
 class _Signal(Enum):
@@ -87,6 +91,8 @@ class Pipeline:
         self._full_rows = 0
         self._stats = PipelineStats()
         self._has_begun = False
+        self._device_before_s = engine.device_s or 0.0
+        self._repeats_device_s = 0.0
         self._threads = [
             threading.Thread(target=self._execute, name="engine", daemon=True),
             threading.Thread(target=self._deliver, name="writer", daemon=True),
@@ -143,10 +149,13 @@ class Pipeline:
             return "idle_s"
         return "blocked_s" if self._free.empty() and self._undelivered else "starved_s"
 
-    def _take(self) -> _Batch | _Signal:
+    def _take(self, *, patiently: bool) -> _Batch | _Signal | None:
+        """The next thing to do; waits for it when asked to, and accounts for the wait."""
         try:
             return self._staged.get_nowait()
         except Empty:
+            if not patiently:
+                return None
             reason, start = self._why_waiting(), time.perf_counter()
             item = self._staged.get()
             # A signal marks each change of the reason; before the first one there is nothing to account for.
@@ -155,44 +164,83 @@ class Pipeline:
             return item
 
     def _execute(self) -> None:
-        while (item := self._take()) is not _Signal.CLOSE:
+        """Keeps up to ``depth`` batches on the engine, which counts as busy while there is one."""
+        in_flight: deque[_Batch] = deque()
+        item: _Batch | _Signal | None = None
+        while item is not _Signal.CLOSE:
+            item = self._take(patiently=not in_flight)
+            start, measuring_s = time.perf_counter(), 0.0
+            is_unmeasured = not self._stats.engine_rows_per_s
+            if isinstance(item, _Batch) and is_unmeasured and item.rows >= self._full_rows:
+                self._drain(in_flight)
+                measuring_s = self._measure(item)
+            elif isinstance(item, _Batch):
+                self._begin(item, in_flight)
+            if item is _Signal.CLOSE:
+                self._drain(in_flight)
+            elif in_flight and (item is None or len(in_flight) >= self._engine.depth):
+                self._finish(in_flight.popleft())
             if isinstance(item, _Signal):
                 self._has_begun = True
-                continue
-            start = time.perf_counter()
-            measuring_s, error = 0.0, None
-            try:
-                if not self._stats.engine_rows_per_s and item.rows >= self._full_rows:
-                    measuring_s = self._measure(item)
-                else:
-                    self._run(item)
-            except Exception as raised:
-                error = raised
-            busy_s = time.perf_counter() - start - measuring_s
-            self._account(busy_s=busy_s, measuring_s=measuring_s, rows=item.rows)
-            with self._lock:
-                self._undelivered += 1
-            self._ready.put((item, error))
+            else:
+                self._account(busy_s=time.perf_counter() - start - measuring_s, measuring_s=measuring_s)
         self._ready.put(None)
 
-    def _run(self, batch: _Batch) -> float:
-        start = time.perf_counter()
-        self._engine.enqueue(batch.slot, batch.rows)
-        self._engine.wait(batch.slot)
-        return time.perf_counter() - start
+    def _begin(self, batch: _Batch, in_flight: deque[_Batch]) -> None:
+        """Enqueues a batch; one that fails at once is handed on behind those before it."""
+        try:
+            self._engine.enqueue(batch.slot, batch.rows)
+        except Exception as error:
+            self._drain(in_flight)
+            self._hand_on(batch, error)
+        else:
+            in_flight.append(batch)
+
+    def _drain(self, in_flight: deque[_Batch]) -> None:
+        while in_flight:
+            self._finish(in_flight.popleft())
+
+    def _finish(self, batch: _Batch) -> None:
+        error: Exception | None = None
+        try:
+            self._engine.wait(batch.slot)
+        except Exception as raised:
+            error = raised
+        self._hand_on(batch, error)
+
+    def _hand_on(self, batch: _Batch, error: Exception | None) -> None:
+        self._account(rows=batch.rows)
+        self._stats = replace(self._stats, device_s=self._device_s())
+        with self._lock:
+            self._undelivered += 1
+        self._ready.put((batch, error))
+
+    def _device_s(self) -> float | None:
+        device_s = self._engine.device_s
+        return None if device_s is None else device_s - self._device_before_s - self._repeats_device_s
 
     def _measure(self, batch: _Batch) -> float:
-        """Executes a batch several times to find the engine's own rate; returns the seconds spent on repeats.
+        """Executes a batch several times to find the engine's own rate; returns the seconds of the repeats.
 
-        The first run warms up and is not counted, unless it alone takes as long as all of them should.
+        The first run warms up and is not counted, unless it alone takes as long as all of them should. What
+        the device does in the repeats is not the job's.
         """
-        first_s = fastest_s = self._run(batch)
-        spent_s, runs = 0.0, 0
-        while first_s < _RATE_SECONDS and spent_s < _RATE_SECONDS and runs < _RATE_RUNS:
-            run_s = self._run(batch)
-            fastest_s = min(fastest_s, run_s)
-            spent_s, runs = spent_s + run_s, runs + 1
-        self._stats = replace(self._stats, engine_rows_per_s=batch.rows / max(fastest_s, 1e-9))
+        start, spent_s, error = time.perf_counter(), 0.0, None
+        try:
+            fastest_s = run_alone(self._engine, batch.slot, batch.rows)
+            begun, device_begun_s, runs = time.perf_counter(), self._engine.device_s, 0
+            # A device plans in its first run, which tells nothing of its rate.
+            is_worthwhile = begun - start < _RATE_SECONDS or device_begun_s is not None
+            while is_worthwhile and spent_s < _RATE_SECONDS and runs < _RATE_RUNS:
+                fastest_s = min(fastest_s, run_alone(self._engine, batch.slot, batch.rows))
+                runs += 1
+                spent_s = time.perf_counter() - begun
+            if device_begun_s is not None and self._engine.device_s is not None:
+                self._repeats_device_s = self._engine.device_s - device_begun_s
+            self._stats = replace(self._stats, engine_rows_per_s=batch.rows / max(fastest_s, 1e-9))
+        except Exception as raised:
+            error = raised
+        self._hand_on(batch, error)
         return spent_s
 
     def _deliver(self) -> None:

@@ -56,7 +56,9 @@ class Scorer:
         self._reader = ShardReader(task.projection, self._readers, task.prefetch_bytes)
         self._feed = Feed(task, preprocess, self._decoders)
         self._results = Results(self._engine.outputs, postprocess)
-        self._pipeline = Pipeline(self._engine, task.slots)
+        self._engine.full_rows = self._batch_size
+        # While the engine holds its fill, as many batches again are being filled and written.
+        self._pipeline = Pipeline(self._engine, max(task.slots, 2 * self._engine.depth))
         self.info = ActorInfo(
             backend=self._engine.backend,
             not_taken=not_taken,

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..datasets.output import Output
 from ..errors import UsageError
-from .engine import Engine
+from .engine import Engine, Slot
 
-__all__ = ["agree_batch_size", "measure_batch_size"]
+__all__ = ["agree_batch_size", "measure_batch_size", "run_alone"]
 
 _LARGEST = 4096
 _MOST_BYTES = 64 << 20
@@ -79,6 +79,20 @@ def measure_batch_size(engine: Engine) -> int:
     return min(fast or worthwhile)
 
 
+def run_alone(engine: Engine, slot: Slot, rows: int) -> float:
+    """Executes a filled slot with nothing else on the engine.
+
+    Returns:
+        The device's own seconds where the engine tells them, without copies, else those of this thread.
+    """
+    start_s, device_before_s = time.perf_counter(), engine.device_s
+    engine.enqueue(slot, rows)
+    engine.wait(slot)
+    if device_before_s is None or engine.device_s is None:
+        return time.perf_counter() - start_s
+    return engine.device_s - device_before_s
+
+
 def _rate(engine: Engine, rows: int) -> float:
     slot = engine.slot()
     for spec in engine.inputs:
@@ -86,10 +100,7 @@ def _rate(engine: Engine, rows: int) -> float:
         slot.bind(spec.name, np.zeros((rows, *shape), spec.dtype))
     fastest, spent = float("inf"), 0.0
     for run in range(_RUNS):
-        before = time.perf_counter()
-        engine.enqueue(slot, rows)
-        engine.wait(slot)
-        seconds = time.perf_counter() - before
+        seconds = run_alone(engine, slot, rows)
         spent += seconds
         # The first run allocates; it counts only where runs are so long that this does not matter.
         if run or seconds > _LONG_RUN_S:

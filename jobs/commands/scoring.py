@@ -24,7 +24,8 @@ _SCORE_OPTIONS = (
     option("--keep", multiple=True, metavar="COL", text="Column carried into the output."),
     option("--batch-size", type=IntOr("auto"), text="Rows a batch; auto measures."),
     option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit."),
-    option("--cpus-per-actor", type=int, metavar="N", text="CPUs and engine threads of each actor."),
+    option("--cpus-per-actor", type=IntOr("auto"), text="CPUs and engine threads of each actor."),
+    option("--gpus-per-actor", type=float, metavar="X", text="Below 1, actors share a GPU."),
     option("--backend", type=click.Choice(_BACKENDS), text="What executes the model."),
     option(
         "--normalize",

@@ -45,6 +45,9 @@ class ToyEngine:
         self.inputs = (TensorSpec(name="x", dtype=np.dtype(np.float32), row_shape=()),)
         self.outputs = (TensorSpec(name="y", dtype=np.dtype(np.float32), row_shape=()),)
         self.max_batch_size: int | None = None
+        self.depth = 1
+        self.full_rows: int | None = None
+        self.device_s: float | None = None
         self.seconds = seconds
         self.slots: list[ToySlot] = []
         self.threads: set[int] = set()

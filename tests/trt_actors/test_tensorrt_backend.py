@@ -20,6 +20,7 @@ from trtfleet.trt_actors.backends import open_engine, why_not
 from trtfleet.trt_actors.building.flavour import Flavour, find_flavour
 from trtfleet.trt_actors.building.network_build import BuiltNetwork, build_network
 from trtfleet.trt_actors.building.options import BuildOptions
+from trtfleet.trt_actors.cuda_backend import whole_on_cuda
 from trtfleet.trt_actors.graph import prepare
 from trtfleet.trt_actors.model import load_model
 from trtfleet.trt_actors.onnxruntime_engine import OnnxRuntimeEngine
@@ -249,3 +250,46 @@ def test_the_identity_tells_networks_and_gpus_apart(tmp_path: Path) -> None:
     assert one.key != other.key
     assert [field for field, *_ in one.differences(other)] == ["network"]
     assert (one.compute_capability, one.gpu) == ("any", "any")
+
+
+def test_onnxruntime_on_a_device_goes_through_the_same_slots(network: Prepared) -> None:
+    device = DeviceDouble()
+    engine = whole_on_cuda(network, 1, device)
+    assert engine is not None
+    engine.open()
+    assert engine.depth > 1
+    np.testing.assert_allclose(run(engine, 9)["logits"], run(reference(network), 9)["logits"], rtol=1e-5)
+    assert engine.device_s is not None
+    assert engine.device_s > 0
+    engine.close()
+    assert device.used_bytes == 0
+
+
+def test_smaller_batches_are_filled_up_so_that_the_device_sees_one_shape(network: Prepared) -> None:
+    engine = whole_on_cuda(network, 1, DeviceDouble())
+    assert engine is not None
+    engine.open()
+    engine.full_rows = 16
+    shapes = []
+    (runner,) = engine.runners
+    ran = runner.run
+
+    def watched(values: Any, place: Any) -> Any:
+        shapes.append(values["image"].shape)
+        return ran(values, place)
+
+    runner.run = watched  # type: ignore[method-assign]
+    slot = engine.slot()
+    for rows in (16, 5, 1, 16):
+        images = np.random.default_rng(rows).random((rows, 1, 8, 8), np.float32)
+        slot.bind("image", images)
+        engine.enqueue(slot, rows)
+        engine.wait(slot)
+        assert slot.outputs["logits"].shape == (rows, 10)
+        cpu = reference(network)
+        expected = cpu.slot()
+        expected.bind("image", images)
+        cpu.enqueue(expected, rows)
+        np.testing.assert_allclose(slot.outputs["logits"], expected.outputs["logits"], rtol=1e-4, atol=1e-5)
+    assert shapes == [(16, 1, 8, 8)] * 4
+    engine.close()

@@ -32,6 +32,9 @@ class TimedEngine:
         self.inputs = (TensorSpec(name="x", dtype=np.dtype(np.float32), row_shape=shape),)
         self.outputs = self.inputs
         self.max_batch_size: int | None = None
+        self.depth = 1
+        self.full_rows: int | None = None
+        self.device_s: float | None = None
         self.call_s, self.row_s, self.knee = call_s, row_s, knee
         self.sizes: list[int] = []
 

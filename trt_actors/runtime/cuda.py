@@ -129,7 +129,7 @@ class CudaDevice:
             return _CudaStream(self._driver)
 
     def event(self) -> _CudaEvent:
-        """An event without timing whose waiter sleeps."""
+        """An event whose waiter sleeps."""
         with _mapped(self._driver, "no CUDA event"):
             return _CudaEvent(self._driver)
 
@@ -200,8 +200,7 @@ class _CudaStream:
 
 class _CudaEvent:
     def __init__(self, driver: Any) -> None:
-        flags = driver.event_flags
-        self.inner: Any = driver.Event(int(flags.DISABLE_TIMING) | int(flags.BLOCKING_SYNC))
+        self.inner: Any = driver.Event(int(driver.event_flags.BLOCKING_SYNC))
         self._driver = driver
 
     def record(self, stream: Stream) -> None:
@@ -211,6 +210,10 @@ class _CudaEvent:
     def synchronize(self) -> None:
         with _mapped(self._driver, "work on the GPU failed"):
             self.inner.synchronize()
+
+    def seconds_since(self, earlier: Any) -> float:
+        with _mapped(self._driver, "a CUDA event has no time"):
+            return float(self.inner.time_since(earlier.inner)) / 1e3
 
     def close(self) -> None:
         self.inner = None

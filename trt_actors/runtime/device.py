@@ -65,13 +65,16 @@ class Stream(Protocol):
 
 
 class Event(Protocol):
-    """A point in a stream's work."""
+    """A point in a stream's work, and when the device came by."""
 
     def record(self, stream: Stream) -> None:
         """Moves the point to the end of the work now on a stream."""
 
     def synchronize(self) -> None:
         """Returns when the work up to the point is done; raises BackendError when it failed."""
+
+    def seconds_since(self, earlier: Event) -> float:
+        """Seconds of the device's clock between two points that both are done."""
 
     def close(self) -> None:
         """Destroys the event; harmless when repeated."""

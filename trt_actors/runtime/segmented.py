@@ -18,6 +18,9 @@ from .values import DeviceArray, Value
 
 __all__ = ["SegmentedEngine"]
 
+_DEPTH = 3
+"""One batch on its way up, one executing, one on its way down."""
+
 
 class SegmentedEngine:
     """Runs segments in order; what passes between them stays where it was made.
@@ -66,6 +69,9 @@ class SegmentedEngine:
         self.backend = _backend(device, flavour if uses_tensorrt else None)
         self.inputs = inputs
         self.outputs = outputs
+        self.depth = 1 if device is None else _DEPTH
+        self.full_rows: int | None = None
+        self.device_s: float | None = None if device is None else 0.0
         limits = [limit for limit in (self._fixed, max_batch_size) if limit is not None]
         self.max_batch_size = min(limits) if limits else None
 
@@ -98,7 +104,8 @@ class SegmentedEngine:
         """A new slot: pinned memory with a device, else one that borrows contiguous inputs."""
         if self._device is None:
             return HostSlot(self.inputs)
-        slot = DeviceSlot(self.inputs, self._device)
+        is_fixed = all(spec.is_static for spec in self.inputs)
+        slot = DeviceSlot(self.inputs, self._device, self.full_rows if is_fixed else None)
         self._slots.append(slot)
         return slot
 
@@ -143,6 +150,7 @@ class SegmentedEngine:
             values[name] = target
         slot.uploaded.record(lane.up)
         lane.compute.wait_for(slot.uploaded)
+        slot.started.record(lane.compute)
         found = self._chain.run(values, slot.on_device)
         slot.hold(found)
         slot.computed.record(lane.compute)
@@ -159,7 +167,7 @@ class SegmentedEngine:
         slot.pending = results
 
     def _cut(self, array: Any, rows: int) -> Any:
-        return array[:rows] if self._fixed is not None else array
+        return array[:rows] if self._fixed is not None or self.full_rows is not None else array
 
     def wait(self, slot: Any) -> None:
         """Waits for the slot's batch.
@@ -177,6 +185,7 @@ class SegmentedEngine:
             slot.done.synchronize()
         finally:
             slot.let_go()
+        self.device_s = (self.device_s or 0.0) + slot.computed.seconds_since(slot.started)
         slot.outputs, slot.pending = slot.pending, {}
 
     def close(self) -> None:

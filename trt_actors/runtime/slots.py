@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,10 +63,12 @@ class DeviceSlot(HostSlot):
     Args:
         inputs: What will be fed.
         device: Open.
+        full_rows: Smaller batches are filled up to so many rows; None for only what the inputs fix.
     """
 
-    def __init__(self, inputs: Sequence[TensorSpec], device: Device) -> None:
-        super().__init__(inputs)
+    def __init__(self, inputs: Sequence[TensorSpec], device: Device, full_rows: int | None = None) -> None:
+        filled = [replace(spec, batch=spec.batch or full_rows) for spec in inputs]
+        super().__init__(filled)
         self._device = device
         self._pinned: dict[str, HostBuffer] = {}
         self._results: dict[str, HostBuffer] = {}
@@ -75,6 +78,7 @@ class DeviceSlot(HostSlot):
         self.pending: dict[str, np.ndarray] = {}
         with device.current():
             self.uploaded = device.event()
+            self.started = device.event()
             self.computed = device.event()
             self.done = device.event()
 
@@ -90,7 +94,7 @@ class DeviceSlot(HostSlot):
             if batch is not None and rows < batch:
                 array = view(self._pinned[name], (batch, *array.shape[1:]), array.dtype)
                 array[rows:] = array[rows - 1]
-            found[name] = array if batch is not None else array[:rows]
+            found[name] = array if batch is not None and batch == len(array) else array[:rows]
         return found
 
     def _memory(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -130,7 +134,7 @@ class DeviceSlot(HostSlot):
         for buffers in (self._pinned, self._results, self._buffers):
             while buffers:
                 buffers.popitem()[1].close()
-        for event in (self.uploaded, self.computed, self.done):
+        for event in (self.uploaded, self.started, self.computed, self.done):
             event.close()
 
 

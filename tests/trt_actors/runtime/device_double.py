@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
@@ -197,9 +198,11 @@ class Marker:
     def __init__(self, stream: StreamDouble) -> None:
         self.stream = stream
         self.is_reached = False
+        self.at_s = 0.0
 
     def reach(self) -> None:
         self.is_reached = True
+        self.at_s = time.perf_counter()
 
 
 class StreamDouble(Thing):
@@ -284,6 +287,14 @@ class EventDouble(Thing):
         self.device.check_current()
         if self.marker is not None:
             self.marker.stream.drain(self.marker)
+
+    def seconds_since(self, earlier: Any) -> float:
+        self.device.check_current()
+        for event in (self, earlier):
+            assert event.marker is not None, "an event was never recorded"
+            assert event.marker.is_reached, "an event is asked for its time before it is done"
+        assert self.marker is not None
+        return self.marker.at_s - float(earlier.marker.at_s)
 
 
 class GraphDouble(Thing):
