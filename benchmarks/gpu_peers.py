@@ -40,8 +40,8 @@ class RayData:
 
     Attributes:
         name: For the table.
-        batches: Batches that the actor gets at once; 0 for whole blocks, which lets Ray Data read in
-            the actor.
+        batches: Batches that the actor gets at once; whole blocks, read by the actor itself, Ray Data refuses
+            to actors with a GPU.
         is_default_reader: Whether to leave the Parquet reader at its default.
     """
 
@@ -53,7 +53,6 @@ class RayData:
 RAY_DATA_SETTINGS = (
     RayData(name="fed batch by batch", batches=1),
     RayData(name="fed four batches at once", batches=4),
-    RayData(name="reads by itself", batches=0),
     RayData(name="fed batch by batch, default reader", batches=1, is_default_reader=True),
 )
 
@@ -180,7 +179,7 @@ def ray_data(
     scored = dataset.map_batches(
         ImageScorer,
         fn_constructor_args=(model, device, variant, batch_rows),
-        batch_size=settings.batches * batch_rows or None,
+        batch_size=settings.batches * batch_rows,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from .engine import Engine, Slot
-from .tuning import run_alone
+from .warm_up import run_alone, warm_up
 
 __all__ = ["Pipeline", "PipelineStats"]
 
@@ -76,20 +76,23 @@ class Pipeline:
     Args:
         engine: Open; stays the caller's to close, after ``close``.
         slots: Batches that may exist at once.
+        full_rows: Rows of a full batch, to warm a device up with; None warms nothing up.
     """
 
-    def __init__(self, engine: Engine, slots: int) -> None:
+    def __init__(self, engine: Engine, slots: int, full_rows: int | None = None) -> None:
         self._engine = engine
         self._free: SimpleQueue[Slot] = SimpleQueue()
-        for _ in range(slots):
-            self._free.put(engine.slot())
+        made = [engine.slot() for _ in range(slots)]
+        rate = warm_up(engine, made, full_rows) if full_rows else 0.0
+        for slot in made:
+            self._free.put(slot)
         self._staged: SimpleQueue[_Batch | _Signal] = SimpleQueue()
         self._ready: SimpleQueue[tuple[_Batch, Exception | None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._active = 0
         self._undelivered = 0
         self._full_rows = 0
-        self._stats = PipelineStats()
+        self._stats = PipelineStats(engine_rows_per_s=rate)
         self._has_begun = False
         self._device_before_s = engine.device_s or 0.0
         self._repeats_device_s = 0.0

@@ -58,7 +58,7 @@ class Scorer:
         self._results = Results(self._engine.outputs, postprocess)
         self._engine.full_rows = self._batch_size
         # While the engine holds its fill, as many batches again are being filled and written.
-        self._pipeline = Pipeline(self._engine, max(task.slots, 2 * self._engine.depth))
+        self._pipeline = Pipeline(self._engine, max(task.slots, 2 * self._engine.depth), self._batch_size)
         self.info = ActorInfo(
             backend=self._engine.backend,
             not_taken=not_taken,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from ..datasets.output import Output
 from ..errors import UsageError
-from .engine import Engine, Slot
+from .engine import Engine
+from .warm_up import bind_zeros, run_alone
 
-__all__ = ["agree_batch_size", "measure_batch_size", "run_alone"]
+__all__ = ["agree_batch_size", "measure_batch_size"]
 
 _LARGEST = 4096
 _MOST_BYTES = 64 << 20
 _TOLERANCE = 0.03
 _WORTHWHILE_S = 0.004
 _BUDGET_S = 1.5
+_DEVICE_BUDGET_S = 12.0
+_SMALLEST_ON_DEVICE = 8
 _RUNS = 5
 _LONG_RUN_S = 0.01
 _UNMEASURED = 32
@@ -62,14 +63,17 @@ def measure_batch_size(engine: Engine) -> int:
         return min(_UNMEASURED, engine.max_batch_size or _UNMEASURED)
     row_bytes = max(1, sum(spec.row_bytes for spec in engine.inputs))
     rates: dict[int, float] = {}
-    start, size, flat = time.perf_counter(), 1, 0
+    # A device chooses kernels for each size, which takes long, and small batches are never its best.
+    start, size, flat = time.perf_counter(), 1 if engine.device_s is None else _SMALLEST_ON_DEVICE, 0
+    budget_s = _BUDGET_S if engine.device_s is None else _DEVICE_BUDGET_S
     largest = min(_LARGEST, engine.max_batch_size or _LARGEST)
-    while size <= largest and (size == 1 or size * row_bytes <= _MOST_BYTES):
+    size = min(size, largest)
+    while size <= largest and (not rates or size * row_bytes <= _MOST_BYTES):
         before = max(rates.values(), default=0.0)
         rates[size] = _rate(engine, size)
         flat = 0 if rates[size] > before * (1 + _TOLERANCE) else flat + 1
         is_worthwhile = size / rates[size] >= _WORTHWHILE_S
-        if (flat >= 2 and is_worthwhile) or time.perf_counter() - start > _BUDGET_S:
+        if (flat >= 2 and is_worthwhile) or time.perf_counter() - start > budget_s:
             break
         size *= 2
     best = max(rates.values())
@@ -79,25 +83,9 @@ def measure_batch_size(engine: Engine) -> int:
     return min(fast or worthwhile)
 
 
-def run_alone(engine: Engine, slot: Slot, rows: int) -> float:
-    """Executes a filled slot with nothing else on the engine.
-
-    Returns:
-        The device's own seconds where the engine tells them, without copies, else those of this thread.
-    """
-    start_s, device_before_s = time.perf_counter(), engine.device_s
-    engine.enqueue(slot, rows)
-    engine.wait(slot)
-    if device_before_s is None or engine.device_s is None:
-        return time.perf_counter() - start_s
-    return engine.device_s - device_before_s
-
-
 def _rate(engine: Engine, rows: int) -> float:
     slot = engine.slot()
-    for spec in engine.inputs:
-        shape = tuple(dim for dim in spec.row_shape if isinstance(dim, int))
-        slot.bind(spec.name, np.zeros((rows, *shape), spec.dtype))
+    bind_zeros(engine, slot, rows)
     fastest, spent = float("inf"), 0.0
     for run in range(_RUNS):
         seconds = run_alone(engine, slot, rows)

@@ -182,3 +182,19 @@ def test_every_second_is_accounted_for(make: Callable[..., Made]) -> None:
     told_s = stats.busy_s + stats.starved_s + stats.blocked_s + stats.idle_s + stats.measuring_s
     assert told_s == pytest.approx(wall_s, abs=0.02, rel=0.1)
     assert stats.busy_s >= (stats.device_s or 0.0) * 0.9
+
+
+def test_a_device_is_warmed_up_before_the_first_shard() -> None:
+    engine = DeviceEngine(seconds=0.002).open()
+    pipeline = Pipeline(engine, 4, full_rows=8)
+    warmed = engine.runs
+    assert warmed > 4
+    assert pipeline.stats.engine_rows_per_s == pytest.approx(8 / 0.002)
+    pipeline.begin(1)
+    assert feed(pipeline, [3.0] * 5) is not None
+    pipeline.end()
+    pipeline.close()
+    engine.close()
+    assert engine.runs == warmed + 5
+    assert pipeline.stats.device_s == pytest.approx(5 * 0.002)
+    assert pipeline.stats.measuring_s == 0

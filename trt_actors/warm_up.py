@@ -1,0 +1,64 @@
+"""What a device does once for each batch shape, done before the first shard; measures its rate on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from .engine import Engine, Slot
+
+__all__ = ["bind_zeros", "run_alone", "warm_up"]
+
+_RATE_RUNS = 20
+_RATE_SECONDS = 0.2
+
+
+def bind_zeros(engine: Engine, slot: Slot, rows: int) -> None:
+    """Fills a slot with zeros; every input must have a fixed row shape."""
+    for spec in engine.inputs:
+        shape = tuple(dim for dim in spec.row_shape if isinstance(dim, int))
+        slot.bind(spec.name, np.zeros((rows, *shape), spec.dtype))
+
+
+def run_alone(engine: Engine, slot: Slot, rows: int) -> float:
+    """Executes a filled slot with nothing else on the engine.
+
+    Returns:
+        The device's own seconds where the engine tells them, without copies, else those of this thread.
+    """
+    start_s, device_before_s = time.perf_counter(), engine.device_s
+    engine.enqueue(slot, rows)
+    engine.wait(slot)
+    if device_before_s is None or engine.device_s is None:
+        return time.perf_counter() - start_s
+    return engine.device_s - device_before_s
+
+
+def warm_up(engine: Engine, slots: Sequence[Slot], rows: int) -> float:
+    """Runs a batch of zeros through every slot, so that memory is there and kernels are chosen.
+
+    Does nothing for engines that execute on the CPU or whose inputs have free row dimensions. A network that
+    fails on zeros is left to meet its first real batch.
+
+    Args:
+        engine: Open.
+        slots: All that will be used.
+        rows: Of a full batch.
+
+    Returns:
+        Rows per second that the device executes; 0 when it was not measured.
+    """
+    if engine.device_s is None or not all(spec.is_static for spec in engine.inputs):
+        return 0.0
+    try:
+        for slot in slots:
+            bind_zeros(engine, slot, rows)
+            run_alone(engine, slot, rows)
+        fastest_s, start_s, runs = float("inf"), time.perf_counter(), 0
+        while runs < _RATE_RUNS and time.perf_counter() - start_s < _RATE_SECONDS:
+            fastest_s, runs = min(fastest_s, run_alone(engine, slots[0], rows)), runs + 1
+    except Exception:
+        return 0.0
+    return rows / max(fastest_s, 1e-9)
