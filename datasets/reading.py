@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,10 @@ from .footers import partition_values
 from .shards import Segment, Shard
 from .storage import Storage, foreign_errors
 
-__all__ = ["Block", "Projection", "ShardReader"]
+__all__ = ["Block", "Measure", "Projection", "ShardReader"]
+
+Measure = Callable[[str], AbstractContextManager[dict[str, Any]]]
+"""Measures a block of code that is a stage of that name; its details go into the dict."""
 
 _TASK_BYTES = 8 << 20
 _CACHED_FOOTERS = 64
@@ -70,9 +75,17 @@ class ShardReader:
         projection: Columns and filter.
         pool: Where row groups are fetched and decoded.
         prefetch_bytes: How many bytes of one shard may be read ahead of its consumer.
+        measure: Told of every read, stage ``read``.
     """
 
-    def __init__(self, projection: Projection, pool: Executor, prefetch_bytes: int) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        pool: Executor,
+        prefetch_bytes: int,
+        measure: Measure = lambda _: nullcontext({}),
+    ) -> None:
+        self._measure = measure
         self._projection = projection
         self._pool = pool
         self._prefetch_bytes = prefetch_bytes
@@ -106,7 +119,7 @@ class ShardReader:
         self, file: SourceFile, run: Sequence[Segment], task_rows: int, block_rows: int
     ) -> list[Block]:
         doing = f"cannot read {file.url}, row group {run[0].group}"
-        with foreign_errors(DatasetError, doing, "is the file intact?"):
+        with foreign_errors(DatasetError, doing, "is the file intact?"), self._measure("read") as details:
             storage = Storage(file.root)
             footer = self._footer(storage, file)
             match file.format:
@@ -115,7 +128,9 @@ class ShardReader:
                 case _:
                     batches = self._ipc(storage, file, run)
             rows = np.concatenate([np.arange(s.first_row, s.first_row + s.rows) for s in run])
-            return list(self._blocks(file, batches, rows, block_rows))
+            blocks = list(self._blocks(file, batches, rows, block_rows))
+            details["bytes"] = sum(block.batch.nbytes for block in blocks)
+            return blocks
 
     def _footer(self, storage: Storage, file: SourceFile) -> pq.FileMetaData | None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..cluster.metrics import JobMetrics
@@ -13,7 +14,9 @@ from ..datasets.records import CommitRecord, RunRecord, SuccessRecord
 from ..datasets.shards import Shard
 from ..errors import OutputError
 from ..trt_actors.pipeline import PipelineStats
+from ..trt_actors.stages import StageStats
 from ..trt_actors.task import ActorInfo, Receipt
+from .limits import JobFacts, limit_of
 from .progress import Reporter, Snapshot
 from .summary import Summary, device_share_of, shares_of
 
@@ -22,6 +25,23 @@ __all__ = ["Account"]
 _RECORD_EVERY_S = 5.0
 _FAILURES_KEPT = 20
 _FIRST_ACTOR_EXPECTED_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What was known of a run before it began, for the words about its limit.
+
+    Attributes:
+        readers: Threads an actor reads with; no more than its cores.
+        feeders: Threads an actor fills slots with.
+        column: The widest column with its type; may be empty.
+        advice: Sentences about what would speed reading up.
+    """
+
+    readers: int = 1
+    feeders: int = 1
+    column: str = ""
+    advice: tuple[str, ...] = ()
 
 
 class Account:
@@ -34,6 +54,7 @@ class Account:
         run: The run's name.
         shown: Where progress is shown.
         metrics: Where it is counted.
+        circumstances: What was known of it before it began.
     """
 
     def __init__(
@@ -44,7 +65,10 @@ class Account:
         run: str,
         shown: Reporter,
         metrics: JobMetrics,
+        circumstances: Circumstances | None = None,
     ) -> None:
+        self._circumstances = circumstances or Circumstances()
+        self._stages: dict[str, StageStats] = {}
         self._output = output
         self._shards = shards
         self._records = dict(committed)
@@ -80,6 +104,7 @@ class Account:
     def shard_done(self, name: str, shard: str, receipt: Receipt) -> None:
         """An actor answered for a shard."""
         self._stats[name] = (receipt.stats, time.monotonic())
+        self._stages[name] = receipt.stages
         if shard not in self._records:
             self._records[shard] = receipt.record
             self._rows_passed += self._shard_rows[shard]
@@ -139,7 +164,7 @@ class Account:
         engine = sum(stats.engine_rows_per_s for stats, _ in self._stats.values())
         rate = rows_scored / scoring_s if scoring_s else 0.0
         scheduler = self._scheduler
-        return Summary(
+        summary = Summary(
             out=self._output.storage.url,
             rows=success.rows,
             bad_rows=success.bad_rows,
@@ -163,6 +188,29 @@ class Account:
             ),
             failures=scheduler.deaths + scheduler.errors if scheduler else 0,
         )
+        return replace(summary, limit=self._limit(summary)) if rows_scored else summary
+
+    def _limit(self, summary: Summary) -> tuple[str, ...]:
+        """What limited the run, in words."""
+        known = self._circumstances
+        facts = JobFacts(
+            shares=summary.shares,
+            device_share=summary.device_share,
+            efficiency=summary.efficiency,
+            seconds=summary.seconds,
+            startup_s=summary.startup_s,
+            scoring_s=summary.scoring_s,
+            merge_s=summary.merge_s,
+            actors=max(1, summary.actors),
+            stages=StageStats.total(self._stages.values()),
+            readers=known.readers,
+            decoders=known.feeders,
+            feeders=known.feeders,
+            batch_size=summary.batch_size,
+            column=known.column,
+            advice=known.advice,
+        )
+        return limit_of(facts).sentences
 
     def _rate(self) -> float:
         if self._first_ready_s is None or self._scheduler is None:

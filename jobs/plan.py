@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from ..datasets.discovery import discover, snapshot_digest
 from ..datasets.filters import Filter
 from ..datasets.footers import Dataset, inspect, read_schema
@@ -32,6 +34,7 @@ class Plan:
     Attributes:
         spec: What was asked.
         model: The loaded model.
+        schema: Of the data, partition columns included.
         dataset: Its files and row groups.
         projection: What is read of them.
         fitted: The network and its bindings.
@@ -42,6 +45,7 @@ class Plan:
 
     spec: ScoreSpec
     model: Model
+    schema: pa.Schema
     dataset: Dataset
     projection: Projection
     fitted: Fitted
@@ -84,6 +88,7 @@ def make_plan(spec: ScoreSpec) -> Plan:
     return Plan(
         spec=spec,
         model=model,
+        schema=schema,
         dataset=dataset,
         projection=Projection(columns=fitted.columns, partitions=dataset.partitions, where=where),
         fitted=fitted,

@@ -21,9 +21,11 @@ from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_s
 from ..errors import BackendError, EmptyDatasetError, OutputError
 from ..trt_actors.actor import ScoreActor
 from ..trt_actors.backends import wants_gpu
-from .account import Account
+from ..trt_actors.scorer import reading_threads
+from .account import Account, Circumstances
 from .advice import advise
 from .plan import Plan, make_plan
+from .profile import check_trace_path, write_trace
 from .progress import Reporter, Silent
 from .spec import ScoreSpec
 from .summary import Summary
@@ -61,6 +63,8 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
     """
     start_s = time.monotonic()
     with reporter or Silent() as shown:
+        if spec.trace is not None:
+            check_trace_path(spec.trace)
         plan = make_plan(spec)
         finished = _finished(plan)
         if finished is not None:
@@ -69,10 +73,11 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
             f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows, "
             f"{plan.dataset.size_bytes:,} bytes to read"
         )
-        for sentence in advise(plan.dataset, plan.fitted.bindings or ()):
+        advice = advise(plan.dataset, plan.fitted.bindings or ())
+        for sentence in advice:
             shown.say(sentence)
         with connect(spec.address) as session:
-            return _run(plan, session, shown, start_s)
+            return _run(plan, session, shown, start_s, advice)
 
 
 def _finished(plan: Plan) -> SuccessRecord | None:
@@ -92,7 +97,7 @@ def _nothing_to_do(plan: Plan, record: SuccessRecord) -> Summary:
     )
 
 
-def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summary:
+def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: Sequence[str]) -> Summary:
     spec = plan.spec
     gpus = spec.gpus_per_actor if wants_gpu(spec.backend, session.gpus) else 0.0
     if gpus and not session.gpus:
@@ -108,7 +113,13 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     # A device fills the last batch of a shard up: few batches a shard would waste much of its time.
     job = _open(plan, actors, _DEVICE_SHARD_BYTES if gpus else DEFAULT_SHARD_BYTES)
     committed = job.output.committed()
-    account = Account(job.output, job.shards, committed, job.run, shown, JobMetrics(job.run))
+    circumstances = Circumstances(
+        readers=min(reading_threads(cpus), cpus),
+        feeders=_SHARDS_IN_FLIGHT,
+        column=_widest_column(plan),
+        advice=tuple(advice),
+    )
+    account = Account(job.output, job.shards, committed, job.run, shown, JobMetrics(job.run), circumstances)
     scheduler = Scheduler(
         [(shard.id, shard.rows) for shard in job.shards],
         Limits(actors=actors, in_flight_per_actor=_SHARDS_IN_FLIGHT, max_bad_rows=spec.max_bad_rows),
@@ -134,6 +145,8 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     try:
         pool.run()
         account.scored()
+        if spec.trace is not None:
+            shown.say(_write_trace(spec.trace, pool))
         success = _finish(job, account, pool, time.monotonic() - start_s)
     except BaseException as error:
         account.failed(error)
@@ -141,6 +154,27 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float) -> Summa
     finally:
         pool.close()
     return account.summary(success, time.monotonic() - start_s)
+
+
+def _widest_column(plan: Plan) -> str:
+    """The column that feeds the largest input, with its type, for reports; empty with a preprocess hook."""
+    fixed = [b for b in plan.fitted.bindings or () if b.input.is_static and len(b.columns) == 1]
+    if not fixed:
+        return ""
+    name = max(fixed, key=lambda binding: binding.input.row_bytes).columns[0]
+    return f"column {name} ({plan.schema.field(name).type})"
+
+
+def _write_trace(path: str, pool: ActorPool) -> str:
+    """Writes one actor's trace; a trace that cannot be had or written is only a pity."""
+    (found,) = pool.map("trace", [()])
+    if isinstance(found, BaseException):
+        return f"no trace: {found}"
+    events, dropped, info = found
+    try:
+        return write_trace(path, f"actor on {info.node}", events, dropped=dropped, pid=info.pid)
+    except OutputError as error:
+        return f"no trace: {error.fact}"
 
 
 def _open(plan: Plan, actors: int, most_bytes: int) -> _Job:

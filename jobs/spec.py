@@ -65,6 +65,7 @@ class ScoreSpec:
         exclude_op: Operators that stay native.
         cache: Engine cache, a folder or ``s3://`` prefix; None takes ``TRTFLEET_CACHE`` or the user's cache.
         use_static: Whether engines are kept in the cache and taken from there.
+        trace: Local file for a trace of one actor's threads and streams, in the Trace Event Format.
 
     Raises:
         UsageError: An option is malformed or contradicts another.
@@ -108,6 +109,7 @@ class ScoreSpec:
     exclude_op: tuple[str, ...] = ()
     cache: str | None = None
     use_static: bool = True
+    trace: str | None = None
 
     def __post_init__(self) -> None:
         if not self.data:

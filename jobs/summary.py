@@ -82,6 +82,7 @@ class Summary:
         efficiency: ``rows_per_s`` by ``engine_rows_per_s``; None when nothing was measured.
         shares: Where the actors' time went.
         device_share: Of the actors' time, what their devices executed by their own clocks; None on CPUs.
+        limit: What limited the run, in words: one or two sentences.
         failures: Attempts and actors that failed on the way.
         already_finished: Whether there was nothing to do.
     """
@@ -105,6 +106,7 @@ class Summary:
     efficiency: float | None = None
     shares: TimeShares | None = None
     device_share: float | None = None
+    limit: tuple[str, ...] = ()
     failures: int = 0
     already_finished: bool = False
 
@@ -138,6 +140,7 @@ class Summary:
             )
         if self.device_share is not None:
             lines.append(f"the devices executed {self.device_share:.0%} of the time")
+        lines += self.limit
         if self.failures:
             lines.append(f"{self.failures:,} attempts or actors failed and were retried")
         return lines

@@ -38,4 +38,5 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
             use_static=spec.use_static,
         ),
         threads=threads,
+        traced=spec.trace is not None,
     )

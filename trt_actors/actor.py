@@ -13,6 +13,7 @@ from ..datasets.storage import Storage
 from ..errors import ActorStartError
 from .scorer import Scorer
 from .task import ActorInfo, Receipt, ScoreTask
+from .trace import TraceEvent
 
 __all__ = ["ScoreActor"]
 
@@ -39,6 +40,13 @@ class ScoreActor:
         if self._scorer is None:
             raise ActorStartError("a shard came before the model was loaded")
         return self._scorer.score(shard, attempt)
+
+    def trace(self) -> tuple[tuple[TraceEvent, ...], int, ActorInfo]:
+        """The events traced so far, how many were dropped, and who tells."""
+        if self._scorer is None:
+            raise ActorStartError("a trace was asked for before the model was loaded")
+        tracer = self._scorer.tracer
+        return tracer.events(), tracer.dropped, self._scorer.info
 
     def merge(self, group: MergeGroup, run: str) -> FinalPart:
         """See ``merge_group``."""

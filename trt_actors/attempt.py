@@ -20,6 +20,7 @@ from .batches import BadInput, Batch, Piece
 from .isolate import isolate
 from .pipeline import Deliver, Pipeline
 from .results import Results
+from .stages import Stage, Stages
 
 __all__ = ["AttemptWriter", "BatchFailedError", "run_carefully", "run_fast"]
 
@@ -138,7 +139,9 @@ class _InFlight:
             self._changed.wait_for(lambda: not self._open)
 
 
-def run_fast(pipeline: Pipeline, batches: Iterable[Batch], results: Results, writer: AttemptWriter) -> None:
+def run_fast(
+    pipeline: Pipeline, batches: Iterable[Batch], results: Results, writer: AttemptWriter, stages: Stages
+) -> None:
     """Keeps the pipeline full; its writer thread converts and writes results as they come.
 
     Raises:
@@ -152,7 +155,10 @@ def run_fast(pipeline: Pipeline, batches: Iterable[Batch], results: Results, wri
             try:
                 if outputs is not None and in_flight.error is None:
                     piece = batch.joined(arrays=False)
-                    writer.write(results.convert(piece, outputs), piece.rows)
+                    with stages.measure(Stage.CONVERT):
+                        converted = results.convert(piece, outputs)
+                    with stages.measure(Stage.WRITE):
+                        writer.write(converted, piece.rows)
             except BaseException as raised:
                 error = raised
             in_flight.closed(error)
@@ -161,7 +167,7 @@ def run_fast(pipeline: Pipeline, batches: Iterable[Batch], results: Results, wri
 
     try:
         for batch in batches:
-            _submit(pipeline, batch, receiver(batch), in_flight.opened)
+            _submit(pipeline, batch, receiver(batch), stages, in_flight.opened)
             if in_flight.error is not None:
                 break
     finally:
@@ -178,6 +184,7 @@ def run_carefully(
     results: Results,
     writer: AttemptWriter,
     bad: list[BadInput],
+    stages: Stages,
 ) -> None:
     """Runs one batch at a time, halving those that fail; rows that fail alone are appended to ``bad``.
 
@@ -186,13 +193,15 @@ def run_carefully(
     """
     for batch in batches:
         piece = batch.joined()
-        good, failed = isolate(len(piece), _piecewise(pipeline, results, piece))
+        good, failed = isolate(len(piece), _piecewise(pipeline, results, piece, stages))
         for start, stop, converted in good:
             writer.write(converted, piece.rows[start:stop])
         bad.extend(results.blame(int(piece.rows[row]), error) for row, error in failed)
 
 
-def _piecewise(pipeline: Pipeline, results: Results, piece: Piece) -> Callable[[int, int], pa.RecordBatch]:
+def _piecewise(
+    pipeline: Pipeline, results: Results, piece: Piece, stages: Stages
+) -> Callable[[int, int], pa.RecordBatch]:
     def run(start: int, stop: int) -> pa.RecordBatch:
         rows = piece[start:stop]
         done = threading.Event()
@@ -208,7 +217,7 @@ def _piecewise(pipeline: Pipeline, results: Results, piece: Piece) -> Callable[[
             errors.extend([error] if error else [])
             done.set()
 
-        _submit(pipeline, Batch([rows]), deliver)
+        _submit(pipeline, Batch([rows]), deliver, stages)
         done.wait()
         if errors:
             raise errors[0]
@@ -218,11 +227,16 @@ def _piecewise(pipeline: Pipeline, results: Results, piece: Piece) -> Callable[[
 
 
 def _submit(
-    pipeline: Pipeline, batch: Batch, deliver: Deliver, before: Callable[[], None] = lambda: None
+    pipeline: Pipeline,
+    batch: Batch,
+    deliver: Deliver,
+    stages: Stages,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     slot = pipeline.acquire()
     try:
-        batch.stage(slot)
+        with stages.measure(Stage.STAGE):
+            batch.stage(slot)
     except BaseException:
         pipeline.release(slot)
         raise

@@ -8,6 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 
 from ..datasets.signature import TensorSpec
+from .trace import Tracer
 
 __all__ = ["Engine", "Slot"]
 
@@ -70,6 +71,9 @@ class Engine(Protocol):
 
     def slot(self) -> Slot:
         """A new slot."""
+
+    def trace(self, tracer: Tracer) -> None:
+        """Tells a tracer from now on what the device's streams do; nothing where the CPU executes."""
 
     def enqueue(self, slot: Slot, rows: int) -> None:
         """Starts executing the first ``rows`` rows of a filled slot."""

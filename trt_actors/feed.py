@@ -17,7 +17,9 @@ from .batches import BadInput, Batch, Piece
 from .by_length import batches_by_length
 from .hooks import Hook, run_preprocess
 from .isolate import isolate
+from .stages import Stage, Stages
 from .task import ScoreTask
+from .trace import NullTracer
 
 __all__ = ["Feed"]
 
@@ -31,9 +33,17 @@ class Feed:
         task: The job.
         preprocess: The user's hook, already imported.
         pool: Threads that decode images.
+        stages: Where the seconds of decoding are summed up.
     """
 
-    def __init__(self, task: ScoreTask, preprocess: Hook | None, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        task: ScoreTask,
+        preprocess: Hook | None,
+        pool: ThreadPoolExecutor,
+        stages: Stages | None = None,
+    ) -> None:
+        self._stages = stages or Stages(NullTracer())
         self._task = task
         self._preprocess = preprocess
         self._pool = pool
@@ -91,9 +101,10 @@ class Feed:
             yield from self._columns(block.batch, block, 0, bad)
             return
         hook, batch = self._preprocess, block.batch
-        good, failed = isolate(
-            batch.num_rows, lambda start, stop: run_preprocess(hook, batch.slice(start, stop - start))
-        )
+        with self._stages.measure(Stage.DECODE):
+            good, failed = isolate(
+                batch.num_rows, lambda start, stop: run_preprocess(hook, batch.slice(start, stop - start))
+            )
         for row, error in failed:
             reason = f"preprocess: {type(error).__name__}: {one_line(error)}"
             bad.append(BadInput(row=int(block.rows[row]), column="", reason=reason))
@@ -143,7 +154,8 @@ class Feed:
         arrays: dict[str, np.ndarray] = {}
         blamed: dict[int, BadRow] = {}
         for binding in self._bindings(batch.schema):
-            decoded = decode(batch, binding, self._pool)
+            with self._stages.measure(Stage.DECODE):
+                decoded = decode(batch, binding, self._pool)
             arrays[binding.input.name] = decoded.values
             for row in decoded.bad:
                 blamed.setdefault(row.row, row)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from ..datasets.signature import TensorSpec
 from ..datasets.storage import one_line
 from ..errors import BackendError, ModelError
+from .trace import Tracer
 
 __all__ = ["OnnxRuntimeEngine", "cuda_missing"]
 
@@ -125,6 +126,9 @@ class OnnxRuntimeEngine:
         for spec in self.inputs:
             slot.declare(spec)
         return slot
+
+    def trace(self, tracer: Tracer) -> None:
+        """Tells nothing: the engine thread itself executes."""
 
     def enqueue(self, slot: Any, rows: int) -> None:
         """Runs the batch at once; a fixed batch size is filled up with the last row and cut again."""

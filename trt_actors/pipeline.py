@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from .engine import Engine, Slot
+from .trace import NullTracer, Tracer
 from .warm_up import run_alone, warm_up
 
 __all__ = ["Pipeline", "PipelineStats"]
@@ -77,9 +78,13 @@ class Pipeline:
         engine: Open; stays the caller's to close, after ``close``.
         slots: Batches that may exist at once.
         full_rows: Rows of a full batch, to warm a device up with; None warms nothing up.
+        tracer: Told of executions, waits and free slots.
     """
 
-    def __init__(self, engine: Engine, slots: int, full_rows: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, slots: int, full_rows: int | None = None, tracer: Tracer | None = None
+    ) -> None:
+        self._tracer = tracer or NullTracer()
         self._engine = engine
         self._free: SimpleQueue[Slot] = SimpleQueue()
         made = [engine.slot() for _ in range(slots)]
@@ -123,7 +128,10 @@ class Pipeline:
 
     def acquire(self) -> Slot:
         """Waits for a free slot; the caller fills it, then submits or releases it."""
-        return self._free.get()
+        with self._tracer.span("acquire", "waiting"):
+            slot = self._free.get()
+        self._tracer.counter("free slots", self._free.qsize())
+        return slot
 
     def release(self, slot: Slot) -> None:
         """Returns a slot unused."""
@@ -160,7 +168,8 @@ class Pipeline:
             if not patiently:
                 return None
             reason, start = self._why_waiting(), time.perf_counter()
-            item = self._staged.get()
+            with self._tracer.span(reason.removesuffix("_s"), "waiting"):
+                item = self._staged.get()
             # A signal marks each change of the reason; before the first one there is nothing to account for.
             if self._has_begun:
                 self._account(**{reason: time.perf_counter() - start})
@@ -176,7 +185,8 @@ class Pipeline:
             is_unmeasured = not self._stats.engine_rows_per_s
             if isinstance(item, _Batch) and is_unmeasured and item.rows >= self._full_rows:
                 self._drain(in_flight)
-                measuring_s = self._measure(item)
+                with self._tracer.span("measure", "executing", rows=item.rows):
+                    measuring_s = self._measure(item)
             elif isinstance(item, _Batch):
                 self._begin(item, in_flight)
             if item is _Signal.CLOSE:
@@ -192,7 +202,8 @@ class Pipeline:
     def _begin(self, batch: _Batch, in_flight: deque[_Batch]) -> None:
         """Enqueues a batch; one that fails at once is handed on behind those before it."""
         try:
-            self._engine.enqueue(batch.slot, batch.rows)
+            with self._tracer.span("enqueue", "executing", rows=batch.rows):
+                self._engine.enqueue(batch.slot, batch.rows)
         except Exception as error:
             self._drain(in_flight)
             self._hand_on(batch, error)
@@ -206,7 +217,8 @@ class Pipeline:
     def _finish(self, batch: _Batch) -> None:
         error: Exception | None = None
         try:
-            self._engine.wait(batch.slot)
+            with self._tracer.span("wait", "executing", rows=batch.rows):
+                self._engine.wait(batch.slot)
         except Exception as raised:
             error = raised
         self._hand_on(batch, error)
@@ -249,7 +261,8 @@ class Pipeline:
     def _deliver(self) -> None:
         while (item := self._ready.get()) is not None:
             batch, error = item
-            batch.deliver(None if error else batch.slot.outputs, error)
+            with self._tracer.span("deliver", "writing", rows=batch.rows):
+                batch.deliver(None if error else batch.slot.outputs, error)
             with self._lock:
                 self._undelivered -= 1
             self._free.put(batch.slot)

@@ -19,13 +19,20 @@ from .feed import Feed
 from .hooks import load_hook
 from .pipeline import Pipeline
 from .results import Results
+from .stages import Stage, Stages
 from .task import ActorInfo, Receipt, ScoreTask
+from .trace import NullTracer, Tracer
 from .tuning import agree_batch_size
 
-__all__ = ["Scorer"]
+__all__ = ["Scorer", "reading_threads"]
 
 
 _READERS = 4
+
+
+def reading_threads(threads: int) -> int:
+    """How many threads an actor of so many CPU threads reads with."""
+    return max(_READERS, threads)
 
 
 class Scorer:
@@ -51,14 +58,20 @@ class Scorer:
         )
         self._batch_size = agree_batch_size(self._engine, self._output, task.batch_size)
         # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
-        self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
+        self._readers = ThreadPoolExecutor(reading_threads(task.threads), "reader")
         self._decoders = ThreadPoolExecutor(task.threads, "decoder")
-        self._reader = ShardReader(task.projection, self._readers, task.prefetch_bytes)
-        self._feed = Feed(task, preprocess, self._decoders)
+        self.tracer = Tracer() if task.traced else NullTracer()
+        self._stages = Stages(self.tracer)
+        self._reader = ShardReader(task.projection, self._readers, task.prefetch_bytes, self._stages.measure)
+        self._feed = Feed(task, preprocess, self._decoders, self._stages)
         self._results = Results(self._engine.outputs, postprocess)
         self._engine.full_rows = self._batch_size
         # While the engine holds its fill, as many batches again are being filled and written.
-        self._pipeline = Pipeline(self._engine, max(task.slots, 2 * self._engine.depth), self._batch_size)
+        self._pipeline = Pipeline(
+            self._engine, max(task.slots, 2 * self._engine.depth), self._batch_size, self.tracer
+        )
+        # Only now: what warms the device up is no part of the job.
+        self._engine.trace(self.tracer)
         self.info = ActorInfo(
             backend=self._engine.backend,
             not_taken=not_taken,
@@ -92,6 +105,7 @@ class Scorer:
             TrtfleetError: The shard cannot be scored; nothing of this attempt is visible.
         """
         start = time.monotonic()
+        self.tracer.name_thread("feeder")
         self._pipeline.begin(min(self._batch_size, shard.rows))
         try:
             try:
@@ -106,6 +120,7 @@ class Scorer:
             won=record.attempt == attempt,
             seconds=time.monotonic() - start,
             stats=self._pipeline.stats,
+            stages=self._stages.stats,
         )
 
     def _attempt(self, shard: Shard, attempt: str, *, careful: bool) -> CommitRecord:
@@ -116,7 +131,8 @@ class Scorer:
         codec = self._task.compression
         with AttemptWriter(self._output, shard, attempt, codec, reorder=reorder) as writer:
             if careful:
-                run_carefully(self._pipeline, batches, self._results, writer, bad)
+                run_carefully(self._pipeline, batches, self._results, writer, bad, self._stages)
             else:
-                run_fast(self._pipeline, batches, self._results, writer)
-            return writer.commit(bad)
+                run_fast(self._pipeline, batches, self._results, writer, self._stages)
+            with self._stages.measure(Stage.COMMIT):
+                return writer.commit(bad)

@@ -11,6 +11,7 @@ from ..datasets.signature import TensorSpec
 from .building.options import BuildOptions
 from .pipeline import PipelineStats
 from .prepared import Prepared
+from .stages import StageStats
 
 __all__ = ["ActorInfo", "Receipt", "ScoreTask", "TensorRTSettings"]
 
@@ -79,6 +80,7 @@ class ScoreTask:
     threads: int = 1
     slots: int = 4
     prefetch_bytes: int = 64 << 20
+    traced: bool = False
 
     @property
     def fed(self) -> tuple[TensorSpec, ...]:
@@ -123,3 +125,4 @@ class Receipt:
     won: bool
     seconds: float
     stats: PipelineStats
+    stages: StageStats

@@ -61,6 +61,7 @@ _SCORE_OPTIONS = (
         default=None,
         text="Keep TensorRT engines in the cache and take them from there, as by default.",
     ),
+    option("--trace", type=click.Path(), metavar="FILE", text="Trace of one actor, for Perfetto or Chrome."),
 )
 
 

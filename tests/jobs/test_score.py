@@ -22,7 +22,7 @@ import trtfleet
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from trtfleet.datasets.merge import plan_merge
-from trtfleet.errors import BadRowsError, FingerprintError
+from trtfleet.errors import BadRowsError, FingerprintError, OutputError
 from trtfleet.jobs import score as score_module
 from trtfleet.jobs.progress import Silent, Snapshot
 from trtfleet.jobs.score import run_score
@@ -684,3 +684,35 @@ class TestBadRows:
         assert (summary.rows, summary.bad_rows, summary.files) == (0, 9, 0)
         assert top_level(out) == ["_SUCCESS", "_trtfleet"]
         assert len(quarantined(out)) == 9
+
+
+@pytest.mark.usefixtures("ray_session")
+class TestTraceAndLimit:
+    def test_a_traced_job_writes_its_trace_and_names_its_limit(
+        self, tmp_path: Path, digits: tuple[Path, Path]
+    ) -> None:
+        model, data = digits
+        file = tmp_path / "trace.json"
+        summary = trtfleet.score(model, data, tmp_path / "out", normalize="0:16", actors=1, trace=file)
+        assert len(summary.limit) >= 1
+        assert "limit" in summary.limit[0]
+        assert summary.lines()[-len(summary.limit) :] == list(summary.limit)
+        events = json.loads(file.read_text())["traceEvents"]
+        tracks = {event["args"]["name"] for event in events if event.get("name") == "thread_name"}
+        assert {"engine", "writer"} <= tracks
+        assert any(track.startswith("feeder") for track in tracks)
+        assert sum(event["ph"] == "X" for event in events) > 10
+
+    def test_a_trace_does_not_make_another_job(self, tmp_path: Path, digits: tuple[Path, Path]) -> None:
+        model, data = digits
+        trtfleet.score(model, data, tmp_path / "out", normalize="0:16")
+        again = trtfleet.score(model, data, tmp_path / "out", normalize="0:16", trace=tmp_path / "t.json")
+        assert again.already_finished
+
+    def test_a_trace_that_cannot_be_written_is_refused_before_the_work(
+        self, tmp_path: Path, digits: tuple[Path, Path]
+    ) -> None:
+        model, data = digits
+        with pytest.raises(OutputError):
+            trtfleet.score(model, data, tmp_path / "out", trace=tmp_path / "no" / "such" / "t.json")
+        assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -55,6 +55,9 @@ class ToyEngine:
 
     def open(self) -> Self:
         return self
+
+    def trace(self, tracer: Any) -> None:
+        pass
 
     def slot(self) -> ToySlot:
         self.slots.append(ToySlot())

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -55,6 +55,9 @@ class DeviceEngine:
     def open(self) -> Self:
         self._thread.start()
         return self
+
+    def trace(self, tracer: Any) -> None:
+        pass
 
     def slot(self) -> DeviceSlot:
         return DeviceSlot()

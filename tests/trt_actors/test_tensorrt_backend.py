@@ -30,6 +30,7 @@ from trtfleet.trt_actors.runtime.segmented import SegmentedEngine
 from trtfleet.trt_actors.scorer import Scorer
 from trtfleet.trt_actors.task import TensorRTSettings
 from trtfleet.trt_actors.tensorrt_backend import identity_of, open_tensorrt
+from trtfleet.trt_actors.trace import Tracer
 
 
 class Builds:
@@ -292,4 +293,17 @@ def test_smaller_batches_are_filled_up_so_that_the_device_sees_one_shape(network
         cpu.enqueue(expected, rows)
         np.testing.assert_allclose(slot.outputs["logits"], expected.outputs["logits"], rtol=1e-4, atol=1e-5)
     assert shapes == [(16, 1, 8, 8)] * 4
+    engine.close()
+
+
+def test_a_tracer_is_told_what_the_three_streams_do(network: Prepared) -> None:
+    engine = whole_on_cuda(network, 1, DeviceDouble())
+    assert engine is not None
+    engine.open()
+    tracer = Tracer()
+    engine.trace(tracer)
+    run(engine, 4)
+    run(engine, 4)
+    tracks = [event.track for event in tracer.events() if event.track in ("H2D", "compute", "D2H")]
+    assert sorted(tracks) == ["D2H", "D2H", "H2D", "H2D", "compute", "compute"]
     engine.close()

@@ -41,6 +41,9 @@ class TimedEngine:
     def open(self) -> Self:
         return self
 
+    def trace(self, tracer: Any) -> None:
+        pass
+
     def slot(self) -> Any:
         return self
 

@@ -9,8 +9,9 @@ from typing import Any, Self
 from ...datasets.signature import TensorSpec
 from ...errors import BackendError, InternalError, UsageError
 from ..building.flavour import Flavour
+from ..trace import Tracer
 from .chain import Chain, Runner
-from .device import Device, Stream
+from .device import Device, Event, Stream
 from .memory import Pool
 from .program import NetworkProgram, read_order
 from .slots import DeviceSlot, HostSlot
@@ -66,6 +67,7 @@ class SegmentedEngine:
             segments, drops=drops, outputs=names, flavour=flavour, device=device, threads=threads
         )
         self._lane: _Lane | None = None
+        self._told: _Told | None = None
         self.backend = _backend(device, flavour if uses_tensorrt else None)
         self.inputs = inputs
         self.outputs = outputs
@@ -99,6 +101,12 @@ class SegmentedEngine:
             self.close()
             raise
         return self
+
+    def trace(self, tracer: Tracer) -> None:
+        """Tells a tracer from now on what the three streams do; nothing without a device."""
+        if self._device is not None and self._lane is not None and tracer.is_on:
+            with self._device.current():
+                self._told = _Told(self._device, self._lane.compute, tracer)
 
     def slot(self) -> HostSlot:
         """A new slot: pinned memory with a device, else one that borrows contiguous inputs."""
@@ -143,6 +151,7 @@ class SegmentedEngine:
 
     def _enqueue(self, device: Device, lane: _Lane, slot: DeviceSlot, rows: int) -> None:
         values: dict[str, Value] = {}
+        slot.begun.record(lane.up)
         for name, array in slot.fed(rows).items():
             target = slot.on_device(name, array.shape, array.dtype)
             if array.nbytes:
@@ -186,6 +195,8 @@ class SegmentedEngine:
         finally:
             slot.let_go()
         self.device_s = (self.device_s or 0.0) + slot.computed.seconds_since(slot.started)
+        if self._told is not None:
+            self._told.batch(slot)
         slot.outputs, slot.pending = slot.pending, {}
 
     def close(self) -> None:
@@ -203,6 +214,9 @@ class SegmentedEngine:
             last.callback(self._chain.close)
             while self._slots:
                 last.callback(self._slots.pop().close)
+            if self._told is not None:
+                last.callback(self._told.origin.close)
+                self._told = None
             last.callback(lane.drain)
 
 
@@ -210,6 +224,29 @@ def _backend(device: Device | None, flavour: Flavour | None) -> str:
     if device is None:
         return "onnxruntime-cpu"
     return "onnxruntime-cuda" if flavour is None else flavour.name
+
+
+class _Told:
+    """Passes the times of a slot's events on to a tracer, related to one moment that both clocks know."""
+
+    def __init__(self, device: Device, stream: Stream, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self.origin: Event = device.event()
+        self.origin.record(stream)
+        self.origin.synchronize()
+        self._origin_s = tracer.now_s()
+        self._down_s = 0.0
+
+    def batch(self, slot: DeviceSlot) -> None:
+        points = (slot.begun, slot.uploaded, slot.started, slot.computed, slot.done)
+        begun, uploaded, started, computed, done = (
+            self._origin_s + point.seconds_since(self.origin) for point in points
+        )
+        self._tracer.complete("upload", "H2D", begun, uploaded - begun, category="copying")
+        self._tracer.complete("execute", "compute", started, computed - started, category="executing")
+        down = max(computed, self._down_s)
+        self._tracer.complete("download", "D2H", down, done - down, category="copying")
+        self._down_s = done
 
 
 class _Lane:

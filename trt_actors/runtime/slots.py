@@ -77,6 +77,7 @@ class DeviceSlot(HostSlot):
         self.is_in_flight = False
         self.pending: dict[str, np.ndarray] = {}
         with device.current():
+            self.begun = device.event()
             self.uploaded = device.event()
             self.started = device.event()
             self.computed = device.event()
@@ -134,7 +135,7 @@ class DeviceSlot(HostSlot):
         for buffers in (self._pinned, self._results, self._buffers):
             while buffers:
                 buffers.popitem()[1].close()
-        for event in (self.uploaded, self.started, self.computed, self.done):
+        for event in (self.begun, self.uploaded, self.started, self.computed, self.done):
             event.close()
 
 
