@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from gpu_networks import made
 from gpu_scale import Scale
 from PIL import Image
+from workloads import made
 
 __all__ = [
     "images",

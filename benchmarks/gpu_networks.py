@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +15,7 @@ from trtfleet.trt_actors.building.options import BuildOptions
 from trtfleet.trt_actors.building.precision import to_precision
 from trtfleet.trt_actors.graph import Emit, Normalize, StoredInput, prepare
 from trtfleet.trt_actors.model import load_model
+from workloads import made
 
 __all__ = ["EMIT", "NORMALIZE", "PRECISION", "bare", "made", "mlp", "network", "prepared"]
 
@@ -71,17 +71,6 @@ def bare(scale: Scale, work: Path) -> Path:
     """The network in FP16 without pre- and post-processing."""
     model = network(scale, work)
     return _halved(model.with_name(f"bare-{scale.batch_rows}.onnx"), lambda: onnx.load(str(model)), scale)
-
-
-def made(target: Path, make: Callable[[Path], None]) -> Path:
-    """Makes a folder once; an interrupted attempt leaves none under its name."""
-    if not target.exists():
-        draft = target.with_name(f"{target.name}.{os.getpid()}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        make(draft)
-        draft.rename(target)
-    return target
 
 
 def _halved(target: Path, make: Callable[[], onnx.ModelProto], scale: Scale) -> Path:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import pyarrow as pa
 import pyarrow.parquet as pq
 from gpu_engine import Variant, open_session
@@ -57,30 +58,12 @@ RAY_DATA_SETTINGS = (
 )
 
 
-@contextlib.contextmanager
-def start_ray(device: str) -> Iterator[None]:
+def start_ray(device: str) -> AbstractContextManager[None]:
     """Ray on this machine, with its GPU if there is one to use; a Ray that is there already is kept."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    import trtfleet.jobs.score  # noqa: F401
-
-    with contextlib.suppress(ImportError):
-        import ray.data
-
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(
-        num_cpus=max(cores(), 2 + SPARE_LOGICAL_CPUS),
-        num_gpus=1 if device == "cuda" else 0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+    ray: AbstractContextManager[None] = peers.start_ray(
+        max(cores(), 2 + SPARE_LOGICAL_CPUS), 1 if device == "cuda" else 0
     )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    return ray
 
 
 def plain_loop(

@@ -123,8 +123,9 @@ def all_peers() -> list[Peer]:
 
 
 @contextlib.contextmanager
-def start_ray() -> Any:
-    """Ray on this machine with more logical CPUs than cores: Ray Data waits forever without spare ones.
+def start_ray(logical_cpus: int | None = None, gpus: int | None = None) -> Any:
+    """Ray on this machine, by default with more logical CPUs than cores: Ray Data waits forever without
+    spare ones.
 
     Also imports what the peers import at first use, so that no peer's time contains it. A Ray that this
     process already has is used and kept.
@@ -140,7 +141,8 @@ def start_ray() -> Any:
         yield
         return
     ray.init(
-        num_cpus=cores() + SPARE_LOGICAL_CPUS,
+        num_cpus=logical_cpus or cores() + SPARE_LOGICAL_CPUS,
+        num_gpus=gpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

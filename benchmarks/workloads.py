@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from trtfleet.trt_actors.graph import Normalize, StoredInput, prepare
 from trtfleet.trt_actors.model import load_model
 
-__all__ = ["WORKLOADS", "Case", "Workload", "make_case", "make_scalars", "open_session", "score_rows"]
+__all__ = ["WORKLOADS", "Case", "Workload", "made", "make_case", "make_scalars", "open_session", "score_rows"]
 
 DIGITS = Path(__file__).resolve().parent.parent / "jobs" / "demo_data"
 FILES = 8
@@ -132,7 +132,7 @@ def make_case(workload: Workload, work: Path, rows_scale: float, threads: tuple[
         normalize=Normalize.parse(workload.normalize),
     )
     prepared.write_bytes(network.model_bytes)
-    folder = _made(work / f"{workload.name}-{rows}", lambda path: _images(workload, path, rows, block_rows))
+    folder = made(work / f"{workload.name}-{rows}", lambda path: _images(workload, path, rows, block_rows))
     files = tuple(sorted(folder.glob("*.parquet")))
     trial = _block(workload, 0, min(block_rows, TRIAL_ROWS))
     return Case(
@@ -186,7 +186,7 @@ def score_rows(session: ort.InferenceSession, images: np.ndarray, batch_rows: in
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _made(target: Path, make: Callable[[Path], None]) -> Path:
+def made(target: Path, make: Callable[[Path], None]) -> Path:
     """Makes a folder once; an interrupted attempt leaves none under its name."""
     if not target.exists():
         draft = target.with_name(f"{target.name}.{os.getpid()}.draft")
@@ -202,7 +202,7 @@ def _model(workload: Workload, work: Path) -> Path:
         return DIGITS / "digits.onnx"
     build = workload.build
     name = f"{workload.name}.onnx"
-    return _made(work / f"{workload.name}-model", lambda path: onnx.save(build(), str(path / name))) / name
+    return made(work / f"{workload.name}-model", lambda path: onnx.save(build(), str(path / name))) / name
 
 
 def _images(workload: Workload, folder: Path, rows: int, block_rows: int) -> None:

@@ -164,6 +164,7 @@ class Account:
         engine = sum(stats.engine_rows_per_s for stats, _ in self._stats.values())
         rate = rows_scored / scoring_s if scoring_s else 0.0
         scheduler = self._scheduler
+        until_scored = {name: (stats, scored_s - at_s) for name, (stats, at_s) in self._stats.items()}
         summary = Summary(
             out=self._output.storage.url,
             rows=success.rows,
@@ -182,10 +183,8 @@ class Account:
             rows_per_s=rate,
             engine_rows_per_s=engine,
             efficiency=rate / engine if engine and rows_scored else None,
-            shares=shares_of({n: (stats, scored_s - at_s) for n, (stats, at_s) in self._stats.items()}),
-            device_share=device_share_of(
-                {n: (stats, scored_s - at_s) for n, (stats, at_s) in self._stats.items()}
-            ),
+            shares=shares_of(until_scored),
+            device_share=device_share_of(until_scored),
             failures=scheduler.deaths + scheduler.errors if scheduler else 0,
         )
         return replace(summary, limit=self._limit(summary)) if rows_scored else summary

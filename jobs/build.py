@@ -19,10 +19,8 @@ from ..trt_actors.cache.entry import Entry
 from ..trt_actors.cache.obtain import Built, obtain
 from ..trt_actors.cache.store import EngineCache
 from ..trt_actors.model import load_file
-from ..trt_actors.partition.partition import Partition
-from ..trt_actors.runtime.libcuda import driver_missing, gpus
 from ..trt_actors.task import TensorRTSettings
-from ..trt_actors.tensorrt_backend import identity_of, is_portable
+from ..trt_actors.tensorrt_backend import identity_here
 
 __all__ = ["BuildReport", "run_build"]
 
@@ -66,9 +64,7 @@ class BuildReport:
 
     def lines(self) -> list[str]:
         """The report in words."""
-        verb = {"built": "built", "found": "found in the cache", "waited": "built by another process"}[
-            self.how
-        ]
+        verb = _IN_WORDS[self.how]
         lines = [] if self.built is None else self.built.partition.lines()
         plans = dict(self.entry.extra.get("plans", {}))
         lines += [
@@ -96,7 +92,6 @@ def run_build(
     timing_cache: str | None = None,
     progress: Callable[[str], Progress] | None = None,
     say: Callable[[str], None] = lambda text: None,
-    on_partition: Callable[[Partition], None] | None = None,
 ) -> BuildReport:
     """Builds a model's engines, unless the cache has them.
 
@@ -107,7 +102,6 @@ def run_build(
         timing_cache: A file that remembers what builds learn about kernels; made when it is not there.
         progress: Called with a segment's name, returns who is told how far its build is.
         say: Takes sentences for people.
-        on_partition: Called once the network is cut.
 
     Raises:
         TrtfleetError: The model cannot be read, cut or built, or the cache cannot be used.
@@ -117,16 +111,15 @@ def run_build(
     loaded = load_file(model)
     network = to_precision(loaded.proto, options)
     precision = {} if network.half is None else network.half.facts()
-    visible = [] if driver_missing() else gpus()
-    if not visible and not is_portable(flavour, options):
+    settings = TensorRTSettings(options=options, model_digest=loaded.digest, cache=cache)
+    identity = identity_here(settings, "", flavour)
+    if identity is None:
         raise UsageError(
             f"{flavour} builds for the GPU of this machine, and there is none",
             "build on a GPU node, or install tensorrt-rtx, whose plans depend on none",
         )
     # What cannot be built is known before anybody waits for it.
     input_profiles(network.model, options)
-    settings = TensorRTSettings(options=options, model_digest=loaded.digest, cache=cache)
-    identity = identity_of(settings, "", flavour, None if is_portable(flavour, options) else visible[0])
     made: list[BuiltNetwork] = []
 
     def build() -> Built:
@@ -138,7 +131,6 @@ def run_build(
             original=loaded.proto,
             timing_cache=known,
             progress=progress,
-            on_partition=on_partition,
         )
         made.append(built)
         learned = [plan.timing_cache for plan in built.plans.values() if plan.timing_cache]

@@ -14,10 +14,9 @@ from ..trt_actors.cache.objects import blob_path
 from ..trt_actors.cache.store import EngineCache
 from ..trt_actors.model import load_file
 from ..trt_actors.partition.partition import Partition
-from ..trt_actors.runtime.libcuda import driver_missing, gpus
 from ..trt_actors.runtime.program import plan_file
 from ..trt_actors.task import TensorRTSettings
-from ..trt_actors.tensorrt_backend import identity_of, is_portable
+from ..trt_actors.tensorrt_backend import identity_here
 from .partition_html import write_partition_html
 from .partition_onnx import write_partition_onnx
 
@@ -84,12 +83,8 @@ def run_partition(
 
 def _cached_plans(partition: Partition, settings: TensorRTSettings, flavour: Flavour) -> dict[str, str]:
     """Where the plans of the segments lie, by segment; empty when they were not built."""
-    visible = [] if driver_missing() else gpus()
-    if not visible and not is_portable(flavour, settings.options):
-        return {}
-    gpu = None if is_portable(flavour, settings.options) else visible[0]
-    store = EngineCache(settings.cache)
-    entry = store.find(identity_of(settings, "", flavour, gpu))
+    identity, store = identity_here(settings, "", flavour), EngineCache(settings.cache)
+    entry = None if identity is None else store.find(identity)
     if entry is None:
         return {}
     return {

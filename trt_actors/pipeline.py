@@ -18,14 +18,13 @@ import numpy as np
 
 from .engine import Engine, Slot
 from .trace import NullTracer, Tracer
-from .warm_up import run_alone, warm_up
+from .warm_up import fastest_run, run_alone, warm_up
 
 __all__ = ["Pipeline", "PipelineStats"]
 
 Deliver = Callable[[Mapping[str, np.ndarray] | None, BaseException | None], None]
 """Takes a batch's outputs (valid until it returns) or the error of its execution."""
 
-_RATE_RUNS = 20
 _RATE_SECONDS = 0.1
 
 
@@ -243,13 +242,11 @@ class Pipeline:
         start, spent_s, error = time.perf_counter(), 0.0, None
         try:
             fastest_s = run_alone(self._engine, batch.slot, batch.rows)
-            begun, device_begun_s, runs = time.perf_counter(), self._engine.device_s, 0
+            begun, device_begun_s = time.perf_counter(), self._engine.device_s
             # A device plans in its first run, which tells nothing of its rate.
-            is_worthwhile = begun - start < _RATE_SECONDS or device_begun_s is not None
-            while is_worthwhile and spent_s < _RATE_SECONDS and runs < _RATE_RUNS:
-                fastest_s = min(fastest_s, run_alone(self._engine, batch.slot, batch.rows))
-                runs += 1
-                spent_s = time.perf_counter() - begun
+            if begun - start < _RATE_SECONDS or device_begun_s is not None:
+                repeated_s = fastest_run(self._engine, batch.slot, batch.rows, _RATE_SECONDS)
+                fastest_s, spent_s = min(fastest_s, repeated_s), time.perf_counter() - begun
             if device_begun_s is not None and self._engine.device_s is not None:
                 self._repeats_device_s = self._engine.device_s - device_begun_s
             self._stats = replace(self._stats, engine_rows_per_s=batch.rows / max(fastest_s, 1e-9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -20,30 +21,34 @@ from .partition.clean import clean
 from .prepared import Prepared
 from .runtime.cuda import CudaDevice, cuda_missing
 from .runtime.device import Device
-from .runtime.libcuda import GpuInfo, gpus
+from .runtime.libcuda import GpuInfo, driver_missing, gpus
 from .runtime.program import NetworkProgram
 from .runtime.segmented import SegmentedEngine
 from .runtime.validity import plan_refusal
 from .task import TensorRTSettings
 
-__all__ = ["device_refusal", "identity_of", "is_portable", "open_tensorrt", "tensorrt_missing"]
+__all__ = ["identity_here", "identity_of", "open_tensorrt", "tensorrt_missing"]
 
 _LOG = logging.getLogger(__name__)
 
 
+@functools.cache
 def tensorrt_missing() -> str | None:
-    """Why this process cannot run TensorRT engines, or None when it can; looks at GPU 0 without using it."""
+    """Why this process cannot run TensorRT engines, or None when it can; looks at GPU 0 without using it.
+
+    Asked once a process: the answer takes the build of a plan.
+    """
     missing = cuda_missing()
     if missing is not None:
         return missing
     try:
         flavour = find_flavour()
-        return device_refusal(flavour)
+        return _device_refusal(flavour)
     except (BackendError, ModelError) as error:
         return error.fact
 
 
-def device_refusal(flavour: Flavour) -> str | None:
+def _device_refusal(flavour: Flavour) -> str | None:
     """Why a flavour's plans do not run on this GPU, or None; asks with the smallest plan there is."""
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "smallest", value[:1], value[1:])
@@ -75,7 +80,19 @@ def identity_of(
     )
 
 
-def is_portable(flavour: Flavour, options: BuildOptions) -> bool:
+def identity_here(settings: TensorRTSettings, network_digest: str, flavour: Flavour) -> Identity | None:
+    """Under which identity a network's engines for GPU 0 of this process are kept.
+
+    Returns:
+        None when plans depend on the GPU and there is none; see `identity_of` for the arguments.
+    """
+    if _is_portable(flavour, settings.options):
+        return identity_of(settings, network_digest, flavour, None)
+    visible = [] if driver_missing() else gpus()
+    return identity_of(settings, network_digest, flavour, visible[0]) if visible else None
+
+
+def _is_portable(flavour: Flavour, options: BuildOptions) -> bool:
     """Whether plans depend on no single GPU: TensorRT-RTX compiles for the GPU when it loads them."""
     return flavour.name == "tensorrt-rtx" or options.hardware_compatible != "none"
 
@@ -123,8 +140,9 @@ def open_tensorrt(
         return Built(files=made.program.to_files(), extra=made.facts())
 
     if settings.use_static:
-        gpu = None if is_portable(flavour, options) else _first_gpu()
-        identity = identity_of(settings, network.digest, flavour, gpu)
+        identity = identity_here(settings, network.digest, flavour)
+        if identity is None:
+            raise BackendError(f"{flavour} builds for a GPU, and there is none", "choose --backend auto")
         program = NetworkProgram.from_files(
             obtain(EngineCache(settings.cache), identity, built, say=say).read
         )
@@ -138,7 +156,3 @@ def open_tensorrt(
         flavour=flavour,
         device=device,
     ).open()
-
-
-def _first_gpu() -> GpuInfo:
-    return gpus()[0]

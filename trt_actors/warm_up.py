@@ -9,7 +9,7 @@ import numpy as np
 
 from .engine import Engine, Slot
 
-__all__ = ["bind_zeros", "run_alone", "warm_up"]
+__all__ = ["bind_zeros", "fastest_run", "run_alone", "warm_up"]
 
 _RATE_RUNS = 20
 _RATE_SECONDS = 0.2
@@ -36,6 +36,14 @@ def run_alone(engine: Engine, slot: Slot, rows: int) -> float:
     return engine.device_s - device_before_s
 
 
+def fastest_run(engine: Engine, slot: Slot, rows: int, budget_s: float) -> float:
+    """The least seconds of `run_alone` over a few runs, as many as begin within a budget and at least one."""
+    fastest_s, start_s, runs = float("inf"), time.perf_counter(), 0
+    while not runs or (runs < _RATE_RUNS and time.perf_counter() - start_s < budget_s):
+        fastest_s, runs = min(fastest_s, run_alone(engine, slot, rows)), runs + 1
+    return fastest_s
+
+
 def warm_up(engine: Engine, slots: Sequence[Slot], rows: int) -> float:
     """Runs a batch of zeros through every slot, so that memory is there and kernels are chosen.
 
@@ -56,9 +64,7 @@ def warm_up(engine: Engine, slots: Sequence[Slot], rows: int) -> float:
         for slot in slots:
             bind_zeros(engine, slot, rows)
             run_alone(engine, slot, rows)
-        fastest_s, start_s, runs = float("inf"), time.perf_counter(), 0
-        while runs < _RATE_RUNS and time.perf_counter() - start_s < _RATE_SECONDS:
-            fastest_s, runs = min(fastest_s, run_alone(engine, slots[0], rows)), runs + 1
+        fastest_s = fastest_run(engine, slots[0], rows, _RATE_SECONDS)
     except Exception:
         return 0.0
     return rows / max(fastest_s, 1e-9)

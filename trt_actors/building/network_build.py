@@ -96,7 +96,6 @@ def build_network(
     original: onnx.ModelProto | None = None,
     timing_cache: bytes | None = None,
     progress: Callable[[str], Progress] | None = None,
-    on_partition: Callable[[Partition], None] | None = None,
 ) -> BuiltNetwork:
     """Partitions a network and builds every TensorRT segment.
 
@@ -107,7 +106,6 @@ def build_network(
         original: What the network was made from, for the report.
         timing_cache: What an earlier build learned.
         progress: Called with a segment's name, returns who is told how far its build is.
-        on_partition: Called once the network is cut.
 
     Raises:
         ModelError: The network cannot be cut or built, or TensorRT takes nothing of it.
@@ -115,8 +113,6 @@ def build_network(
     """
     start = time.monotonic()
     partition = partition_network(model, options, flavour, original=original)
-    if on_partition is not None:
-        on_partition(partition)
     if not partition.tensorrt:
         reason = partition.native[0].reason if partition.native else "it has no nodes"
         raise ModelError(f"{flavour} takes no part of the network: {reason}", "see `trtfleet partition`")

@@ -30,7 +30,8 @@ def input_profiles(model: onnx.ModelProto, options: BuildOptions) -> tuple[Profi
         UsageError: An input has other free dimensions and no profile, a profile does not fit its input, or
             allows larger batches than ``max_batch_size``.
     """
-    inputs = {value.name: value.type for value in model.graph.input if value.name in Network(model).inputs}
+    fed = Network(model).inputs
+    inputs = {value.name: value.type for value in model.graph.input if value.name in fed}
     for profile in options.profiles:
         if profile.name in inputs:
             _check(profile, inputs[profile.name], options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import helper, shape_inference
@@ -78,7 +78,7 @@ def sizes(type_: onnx.TypeProto, free: Mapping[str, int] | int) -> tuple[int, ..
     return tuple(found)
 
 
-def with_free_dims(type_: onnx.TypeProto, axes: Iterable[int] | None = None) -> list[int]:
+def with_free_dims(type_: onnx.TypeProto) -> list[int]:
     """The axes of a tensor type that have no fixed size."""
     if type_.WhichOneof("value") != "tensor_type":
         return []
