@@ -54,6 +54,9 @@ def decode(
 
 def _decode_scalars(batch: pa.RecordBatch, binding: ColumnBinding) -> Decoded:
     dtype, fill = binding.input.dtype, binding.options.fill_null
+    stacked = _stacked(batch, binding) if len(binding.columns) > 1 else None
+    if stacked is not None:
+        return Decoded(values=stacked)
     parts: list[np.ndarray[Any, Any]] = []
     bad: dict[int, BadRow] = {}
     for place, column in enumerate(binding.columns):
@@ -66,6 +69,26 @@ def _decode_scalars(batch: pa.RecordBatch, binding: ColumnBinding) -> Decoded:
     else:
         values = parts[0].reshape(len(batch), *(1 for _ in binding.input.row_shape))
     return Decoded(values=values, bad=tuple(bad[row] for row in sorted(bad)))
+
+
+def _stacked(batch: pa.RecordBatch, binding: ColumnBinding) -> np.ndarray[Any, Any] | None:
+    """Columns of the input's own type without nulls as rows; None when they are not all so.
+
+    Arrow transposes them in one call that leaves Python's lock alone; one by one they would cost more of it
+    than of the copying.
+    """
+    dtype = binding.input.dtype
+    kind = pa.from_numpy_dtype(dtype) if dtype.kind in "iuf" else None
+    if kind is None or any(wanted != kind for wanted in binding.types):
+        return None
+    try:
+        chosen = batch.select(binding.columns)
+    except KeyError:
+        return None
+    if any(found != kind for found in chosen.schema.types) or any(c.null_count for c in chosen.columns):
+        return None
+    rows: np.ndarray[Any, Any] = chosen.to_tensor(row_major=True).to_numpy()
+    return rows
 
 
 def _decode_rows(batch: pa.RecordBatch, binding: ColumnBinding) -> DenseRows:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DatasetError
 from .discovery import Format, SourceFile
+from .file_rows import ipc_rows, parquet_rows
 from .filters import Filter
 from .footers import partition_values
 from .shards import Segment, Shard
@@ -29,8 +30,6 @@ Measure = Callable[[str], AbstractContextManager[dict[str, Any]]]
 
 _TASK_BYTES = 8 << 20
 _CACHED_FOOTERS = 64
-_STREAM_ROWS = 1 << 16
-_PAGES_BYTES = 1 << 20
 _ROW = "__trtfleet_row__"
 
 
@@ -89,7 +88,7 @@ class ShardReader:
         self._projection = projection
         self._pool = pool
         self._prefetch_bytes = prefetch_bytes
-        self._footers: OrderedDict[str, pq.FileMetaData | None] = OrderedDict()
+        self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, shard: Shard, block_rows: int) -> Iterator[Block]:
@@ -120,83 +119,29 @@ class ShardReader:
     ) -> list[Block]:
         doing = f"cannot read {file.url}, row group {run[0].group}"
         with foreign_errors(DatasetError, doing, "is the file intact?"), self._measure("read") as details:
-            storage = Storage(file.root)
-            footer = self._footer(storage, file)
-            match file.format:
-                case Format.PARQUET:
-                    batches = self._parquet(storage, file, run, footer, min(task_rows, _STREAM_ROWS))
-                case _:
-                    batches = self._ipc(storage, file, run)
+            storage, columns = Storage(file.root), self._projection.stored
+            if file.format is Format.PARQUET:
+                footer = self._footer(storage, file)
+                batches = parquet_rows(storage, file, run, columns, footer=footer, about_rows=task_rows)
+            else:
+                batches = ipc_rows(storage, file, run, columns)
             rows = np.concatenate([np.arange(s.first_row, s.first_row + s.rows) for s in run])
             blocks = list(self._blocks(file, batches, rows, block_rows))
             details["bytes"] = sum(block.batch.nbytes for block in blocks)
             return blocks
 
-    def _footer(self, storage: Storage, file: SourceFile) -> pq.FileMetaData | None:
+    def _footer(self, storage: Storage, file: SourceFile) -> pq.FileMetaData:
         with self._lock:
             if file.url in self._footers:
                 self._footers.move_to_end(file.url)
                 return self._footers[file.url]
-        footer = None
-        if file.format is Format.PARQUET:
-            with storage.open_input(file.path) as source:
-                footer = pq.ParquetFile(source).metadata
+        with storage.open_input(file.path) as source:
+            footer = pq.ParquetFile(source).metadata
         with self._lock:
             self._footers[file.url] = footer
             while len(self._footers) > _CACHED_FOOTERS:
                 self._footers.popitem(last=False)
         return footer
-
-    def _parquet(
-        self,
-        storage: Storage,
-        file: SourceFile,
-        run: Sequence[Segment],
-        footer: pq.FileMetaData | None,
-        batch_rows: int,
-    ) -> Iterator[pa.RecordBatch]:
-        columns = self._projection.stored
-        with storage.open_input(file.path) as source:
-            parquet = pq.ParquetFile(source, metadata=footer, pre_buffer=not storage.is_local)
-            if all(s.rows == parquet.metadata.row_group(s.group).num_rows for s in run):
-                table = parquet.read_row_groups([s.group for s in run], columns=columns, use_threads=False)
-                yield from _as_batches(table, sum(s.rows for s in run))
-                return
-            # A buffered stream holds some pages of a column; plain reading would hold all of it in the group.
-            streamed = pq.ParquetFile(source, metadata=footer, buffer_size=_PAGES_BYTES, pre_buffer=False)
-            for segment in run:
-                # Parquet has no random access inside a row group: decode from its start, keep our rows.
-                position, stop = 0, segment.offset + segment.rows
-                rows = min(batch_rows, stop)
-                for batch in streamed.iter_batches(rows, [segment.group], columns, use_threads=False):
-                    start = max(0, segment.offset - position)
-                    kept = batch.slice(start, max(0, min(batch.num_rows, stop - position) - start))
-                    if kept.num_rows:
-                        yield kept
-                    position += batch.num_rows
-                    if position >= stop:
-                        break
-
-    def _ipc(self, storage: Storage, file: SourceFile, run: Sequence[Segment]) -> Iterator[pa.RecordBatch]:
-        columns = self._projection.stored
-        with storage.open_input(file.path, mapped=True) as source:
-            opened = (pa.ipc.open_file if file.format is Format.IPC_FILE else pa.ipc.open_stream)(source)
-            options = pa.ipc.IpcReadOptions(
-                included_fields=[opened.schema.get_field_index(name) for name in columns] or None
-            )
-            if file.format is Format.IPC_FILE:
-                reader = pa.ipc.open_file(source, options=options)
-                for segment in run:
-                    batch = reader.get_batch(segment.group).slice(segment.offset, segment.rows)
-                    yield batch.select(columns)
-                return
-            source.seek(0)
-            wanted = {segment.group: segment for segment in run}
-            for number, batch in enumerate(pa.ipc.open_stream(source, options=options)):
-                if number in wanted:
-                    yield batch.slice(wanted[number].offset, wanted[number].rows).select(columns)
-                if number >= run[-1].group:
-                    return
 
     def _blocks(
         self, file: SourceFile, batches: Iterator[pa.RecordBatch], rows: np.ndarray, block_rows: int
@@ -230,14 +175,6 @@ def _check_unchanged(storage: Storage, file: SourceFile) -> None:
             f"version {file.version}, it now {found}",
             "run again with --overwrite once the data is stable",
         )
-
-
-def _as_batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
-    # A projection of no stored column has no batches of its own but still its number of rows.
-    if table.num_columns:
-        yield from table.to_batches()
-    else:
-        yield pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
 
 
 def _split(segments: Sequence[Segment], task_rows: int) -> Iterator[Sequence[Segment]]:

@@ -33,12 +33,14 @@ class Circumstances:
 
     Attributes:
         readers: Threads an actor reads with; no more than its cores.
+        decoders: Threads an actor decodes with: its feeders where that is cheap.
         feeders: Threads an actor fills slots with.
         column: The widest column with its type; may be empty.
         advice: Sentences about what would speed reading up.
     """
 
     readers: int = 1
+    decoders: int = 1
     feeders: int = 1
     column: str = ""
     advice: tuple[str, ...] = ()
@@ -203,7 +205,7 @@ class Account:
             actors=max(1, summary.actors),
             stages=StageStats.total(self._stages.values()),
             readers=known.readers,
-            decoders=known.feeders,
+            decoders=known.decoders,
             feeders=known.feeders,
             batch_size=summary.batch_size,
             column=known.column,

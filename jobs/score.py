@@ -21,6 +21,7 @@ from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_s
 from ..errors import BackendError, EmptyDatasetError, OutputError
 from ..trt_actors.actor import ScoreActor
 from ..trt_actors.backends import wants_gpu
+from ..trt_actors.feed import decodes_ahead
 from ..trt_actors.scorer import reading_threads
 from .account import Account, Circumstances
 from .advice import advise
@@ -116,6 +117,7 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
     circumstances = Circumstances(
         readers=min(reading_threads(cpus), cpus),
         feeders=_SHARDS_IN_FLIGHT,
+        decoders=cpus if decodes_ahead(plan.fitted.bindings) else _SHARDS_IN_FLIGHT,
         column=_widest_column(plan),
         advice=tuple(advice),
     )

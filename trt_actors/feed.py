@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,18 +23,42 @@ from .stages import Stage, Stages
 from .task import ScoreTask
 from .trace import NullTracer
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "decodes_ahead"]
 
 _BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What became of a block: its good rows in order, and the bad ones."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    bad: list[BadInput] = field(default_factory=list)
+
+
+def decodes_ahead(bindings: Sequence[ColumnBinding] | None) -> bool:
+    """Whether blocks are worth decoding in parallel, and each can be without the others.
+
+    So are those of images of a known size, and of columns that are stacked. What a preprocess hook returns
+    (no bindings) is decoded where the hook is called.
+    """
+    return any(
+        (b.kind is ColumnKind.IMAGE and all(isinstance(dim, int) for dim in b.dims))
+        or (b.kind is ColumnKind.SCALARS and len(b.columns) > 1)
+        for b in bindings or ()
+    )
 
 
 class Feed:
     """Decodes the blocks of shards for one network; used by several threads at once.
 
+    Where decoding takes more than a look at Arrow's memory, several blocks of a shard are decoded at once,
+    ahead of their turn; see ``decodes_ahead``.
+
     Args:
         task: The job.
         preprocess: The user's hook, already imported.
-        pool: Threads that decode images.
+        pool: Threads that decode.
         stages: Where the seconds of decoding are summed up.
     """
 
@@ -56,13 +82,20 @@ class Feed:
         return any(binding.kind is ColumnKind.RAGGED for binding in bindings)
 
     def block_rows(self, batch_size: int) -> int:
-        """How many rows to decode at once: several batches where decoding is cheap, one where it is not."""
+        """How many rows to decode at once.
+
+        Several batches where decoding is cheap, the same share of one where it is not, and a whole batch
+        where its rows must agree on a size that no one knows yet.
+        """
         bindings = self._task.bindings
-        if bindings is None or any(binding.kind is ColumnKind.IMAGE for binding in bindings):
+        if bindings is None or not all(b.input.is_static for b in bindings):
             return batch_size
-        known = [b.input.row_bytes for b in bindings if b.input.is_static]
-        batches = _BLOCK_BYTES // max(1, sum(known) * batch_size) if len(known) == len(bindings) else 1
-        return batch_size * max(1, batches)
+        row_bytes = max(1, sum(binding.input.row_bytes for binding in bindings))
+        if decodes_ahead(self._task.bindings) and row_bytes * batch_size > _BLOCK_BYTES:
+            return -(-batch_size // -(-row_bytes * batch_size // _BLOCK_BYTES))
+        if any(binding.kind is ColumnKind.IMAGE for binding in bindings):
+            return batch_size
+        return batch_size * max(1, _BLOCK_BYTES // (row_bytes * batch_size))
 
     def batches(self, blocks: Iterable[Block], batch_size: int, bad: list[BadInput]) -> Iterator[Batch]:
         """Yields a shard's batches; rows that cannot be decoded are appended to ``bad``.
@@ -80,8 +113,9 @@ class Feed:
             return
         waiting: list[Piece] = []
         filled = 0
-        for block in blocks:
-            for piece in self._decode(block, bad):
+        for decoded in self._decoded(blocks):
+            bad.extend(decoded.bad)
+            for piece in decoded.pieces:
                 if waiting and piece.shapes != waiting[0].shapes:
                     yield Batch(waiting)
                     waiting, filled = [], 0
@@ -96,27 +130,46 @@ class Feed:
         if waiting:
             yield Batch(waiting)
 
-    def _decode(self, block: Block, bad: list[BadInput]) -> Iterator[Piece]:
-        if self._preprocess is None:
-            yield from self._columns(block.batch, block, 0, bad)
+    def _decoded(self, blocks: Iterable[Block]) -> Iterator[_Decoded]:
+        if self._preprocess is not None or not decodes_ahead(self._task.bindings):
+            yield from map(self._decode, blocks)
             return
+        waiting: deque[Future[_Decoded]] = deque()
+        try:
+            for block in blocks:
+                waiting.append(self._pool.submit(self._decode_alone, block))
+                while waiting and (len(waiting) > self._task.threads or waiting[0].done()):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _decode_alone(self, block: Block) -> _Decoded:
+        return self._columns(block.batch, block, 0, None)
+
+    def _decode(self, block: Block) -> _Decoded:
+        if self._preprocess is None:
+            return self._columns(block.batch, block, 0, self._pool)
         hook, batch = self._preprocess, block.batch
         with self._stages.measure(Stage.DECODE):
             good, failed = isolate(
                 batch.num_rows, lambda start, stop: run_preprocess(hook, batch.slice(start, stop - start))
             )
+        made = _Decoded()
         for row, error in failed:
             reason = f"preprocess: {type(error).__name__}: {one_line(error)}"
-            bad.append(BadInput(row=int(block.rows[row]), column="", reason=reason))
+            made.bad.append(BadInput(row=int(block.rows[row]), column="", reason=reason))
         for start, stop, result in good:
             if isinstance(result, dict):
-                yield Piece(
-                    arrays=self._arrays(result),
-                    kept=batch.slice(start, stop - start).select(list(self._task.keep)),
-                    rows=block.rows[start:stop],
-                )
+                kept = batch.slice(start, stop - start).select(list(self._task.keep))
+                made.pieces.append(Piece(arrays=self._arrays(result), kept=kept, rows=block.rows[start:stop]))
             else:
-                yield from self._columns(result, block, start, bad)
+                part = self._columns(result, block, start, self._pool)
+                made.pieces.extend(part.pieces)
+                made.bad.extend(part.bad)
+        return made
 
     def _arrays(self, result: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = {}
@@ -149,20 +202,21 @@ class Feed:
         return self._late_bindings[1]
 
     def _columns(
-        self, batch: pa.RecordBatch, block: Block, start: int, bad: list[BadInput]
-    ) -> Iterator[Piece]:
+        self, batch: pa.RecordBatch, block: Block, start: int, pool: ThreadPoolExecutor | None
+    ) -> _Decoded:
         arrays: dict[str, np.ndarray] = {}
         blamed: dict[int, BadRow] = {}
         for binding in self._bindings(batch.schema):
             with self._stages.measure(Stage.DECODE):
-                decoded = decode(batch, binding, self._pool)
+                decoded = decode(batch, binding, pool)
             arrays[binding.input.name] = decoded.values
             for row in decoded.bad:
                 blamed.setdefault(row.row, row)
         rows = block.rows[start : start + batch.num_rows]
         kept = block.batch.slice(start, batch.num_rows).select(list(self._task.keep))
+        made = _Decoded()
         if blamed:
-            bad.extend(
+            made.bad.extend(
                 BadInput(row=int(rows[i]), column=row.column, reason=row.reason)
                 for i, row in sorted(blamed.items())
             )
@@ -170,4 +224,5 @@ class Feed:
             arrays = {name: array[good] for name, array in arrays.items()}
             kept, rows = kept.take(pa.array(good)), rows[good]
         if len(rows):
-            yield Piece(arrays=arrays, kept=kept, rows=rows)
+            made.pieces.append(Piece(arrays=arrays, kept=kept, rows=rows))
+        return made

@@ -301,6 +301,19 @@ def test_stacked_scalars() -> None:
     assert filled.bad == ()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_of_the_input_s_own_type_are_stacked(dtype: str) -> None:
+    if np.dtype(dtype).kind == "b":
+        pytest.skip("stored as bits")
+    columns = np.random.default_rng(0).integers(0, 100, (3, 20)).astype(dtype)
+    batch = pa.record_batch({name: pa.array(column) for name, column in zip("abc", columns, strict=True)})
+    binding = bind(spec(dtype, 2), ["c", "a"], batch.schema)
+    for start, stop in ((0, 20), (5, 12), (20, 20)):
+        result = decode(batch.slice(start, stop - start), binding)
+        np.testing.assert_array_equal(result.values, columns[[2, 0], start:stop].T)
+        assert (result.values.dtype, result.values.flags.c_contiguous) == (np.dtype(dtype), True)
+
+
 # --- casts ---
 
 

@@ -154,6 +154,22 @@ def test_only_partition_columns(
             assert [row for block in blocks for row in block.rows.tolist()] == [*rows] * len(ks)
 
 
+def test_lists_are_read_a_few_rows_at_a_time(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtfleet.datasets.reading._TASK_BYTES", 4000)
+    values = np.arange(100 * 50, dtype=np.uint8).reshape(100, 50)
+    lists = pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+    table = pa.table({"x.y": lists, "x": pa.array(range(100))})
+    path = write(tmp_path / "a.parquet", table, 100)
+    for columns, most in ((["x.y"], 20), (["x"], 100)):
+        shards, projection = plan(path, columns, None, 1 << 30)
+        blocks = list(ShardReader(projection, pool, 1 << 20).read(shards[0], 1 << 20))
+        assert max(block.batch.num_rows for block in blocks) <= most
+        assert [row for block in blocks for row in block.rows.tolist()] == list(range(100))
+        assert joined(blocks).to_pydict() == table.select(columns).to_pydict()
+
+
 def test_a_filter_keeps_the_order_of_a_large_group(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     path = write(tmp_path / "a.parquet", pa.table({"a": np.arange(500_000)}), 500_000)
     shards, projection = plan(path, ["a"], "a not in (7, 499999)", 1 << 30)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from trtfleet.datasets.bindings import bind
 from trtfleet.datasets.reading import Block
 from trtfleet.datasets.signature import TensorSpec
-from trtfleet.errors import HookError, MismatchError
+from trtfleet.errors import DatasetError, HookError, MismatchError
 from trtfleet.trt_actors.batches import BadInput, Batch, Piece
-from trtfleet.trt_actors.feed import Feed
+from trtfleet.trt_actors.feed import Feed, decodes_ahead
 from trtfleet.trt_actors.onnxruntime_engine import OnnxRuntimeEngine
 
 FeedOf = Callable[..., Feed]
@@ -91,6 +91,50 @@ def test_bad_rows_are_left_out_and_named(feed_of: FeedOf) -> None:
     assert [(row.row, row.column) for row in bad] == [(row, "x") for row in (0, 7, 19, 20, 21, 22)]
     assert rows_of(batches) == [row for row in range(20) if row not in (0, 7, 19)]
     assert [len(batch) for batch in batches] == [6, 6, 5]
+
+
+@given(sizes=st.lists(st.integers(0, 40), max_size=8), batch_size=st.integers(1, 50))
+def test_blocks_decoded_ahead_come_in_order(sizes: list[int], batch_size: int) -> None:
+    spec = TensorSpec(name="x", dtype=np.dtype(np.float32), row_shape=(2,))
+
+    def stacked(first: int, rows: int) -> Block:
+        ids = np.arange(first, first + rows)
+        a = pa.array([None if row % 7 == 3 else float(row) for row in ids.tolist()], pa.float32())
+        return Block(batch=pa.record_batch({"id": ids, "a": a, "b": ids.astype(np.float32)}), rows=ids)
+
+    class Task:
+        keep = ("id",)
+        threads = 3
+        bindings = (bind(spec, ["a", "b"], stacked(0, 1).batch.schema),)
+
+    assert decodes_ahead(Task.bindings)
+    starts = np.cumsum([0, *sizes]).tolist()
+    bad: list[BadInput] = []
+    with ThreadPoolExecutor(3) as pool:
+        feed = Feed(Task(), None, pool)  # type: ignore[arg-type]
+        blocks = (stacked(first, size) for first, size in zip(starts, sizes, strict=False))
+        batches = list(feed.batches(blocks, batch_size, bad))
+    expected = range(sum(sizes))
+    assert [row.row for row in bad] == [row for row in expected if row % 7 == 3]
+    assert rows_of(batches) == [row for row in expected if row % 7 != 3]
+    for batch in batches:
+        whole = batch.joined()
+        np.testing.assert_array_equal(whole.arrays["x"], np.stack([whole.rows, whole.rows], axis=1))
+
+
+def test_what_fails_ahead_ends_the_shard(threads: ThreadPoolExecutor) -> None:
+    spec = TensorSpec(name="x", dtype=np.dtype(np.float32), row_shape=(2,))
+    batch = pa.record_batch({"a": pa.array([1.0], pa.float32()), "b": pa.array([2.0], pa.float32())})
+
+    class Task:
+        keep = ()
+        threads = 2
+        bindings = (bind(spec, ["a", "b"], batch.schema),)
+
+    blocks = [Block(batch=batch, rows=np.arange(1)), Block(batch=batch.select(["a"]), rows=np.arange(1, 2))]
+    feed = Feed(Task(), None, threads)  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match="column b holds nothing here"):
+        list(feed.batches(blocks, 4, []))
 
 
 def test_one_piece_is_lent_several_are_gathered() -> None:
