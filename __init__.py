@@ -1,6 +1,7 @@
 """trtfleet: offline inference at cluster scale.
 
-``score`` runs a job, ``status`` reads what an output says of its job, ``errors`` has every exception.
+``score`` runs a job, ``status`` reads what an output says of its job, ``calibrate`` finds a model's int8
+ranges, ``errors`` has every exception.
 """
 
 from __future__ import annotations
@@ -10,14 +11,32 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .jobs.calibrate import CalibrateSummary
+    from .jobs.calibrate_spec import CalibrateSpec
     from .jobs.spec import ScoreSpec
     from .jobs.status import Status
     from .jobs.summary import Summary
 
 __version__ = "0.1.0"
-__all__ = ["ScoreSpec", "Status", "Summary", "__version__", "score", "status"]
+__all__ = [
+    "CalibrateSpec",
+    "CalibrateSummary",
+    "ScoreSpec",
+    "Status",
+    "Summary",
+    "__version__",
+    "calibrate",
+    "score",
+    "status",
+]
 
-_LAZY = {"ScoreSpec": ".jobs.spec", "Status": ".jobs.status", "Summary": ".jobs.summary"}
+_LAZY = {
+    "CalibrateSpec": ".jobs.calibrate_spec",
+    "CalibrateSummary": ".jobs.calibrate",
+    "ScoreSpec": ".jobs.spec",
+    "Status": ".jobs.status",
+    "Summary": ".jobs.summary",
+}
 
 
 def score(
@@ -44,6 +63,32 @@ def score(
     from .jobs.spec import ScoreSpec
 
     return run_score(ScoreSpec.of({"model": model, "data": data, "out": out, **options}))
+
+
+def calibrate(
+    model: str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    table: str | PathLike[str] | None = None,
+    **options: Any,
+) -> CalibrateSummary:
+    """Finds the int8 ranges of a model's activations on a sample of a dataset, and writes them as a table.
+
+    Args:
+        model: ONNX file, in single precision.
+        data: Files, globs, folders or ``s3://`` prefixes of Parquet or Arrow IPC data.
+        table: File for the table; it is kept beside the engine cache in any case.
+        **options: The other fields of ``CalibrateSpec``; plain values as on the command line are understood.
+
+    Returns:
+        Where the table is, and how it came about.
+
+    Raises:
+        TrtfleetError: One of ``trtfleet.errors``.
+    """
+    from .jobs.calibrate import run_calibrate
+    from .jobs.calibrate_spec import CalibrateSpec
+
+    return run_calibrate(CalibrateSpec.of({"model": model, "data": data, "table": table, **options}))
 
 
 def status(out: str | PathLike[str]) -> Status:

@@ -15,6 +15,7 @@
     ├── BadRowsError              13   more bad rows than --max-bad-rows allows
     ├── ShardFailedError          14   a shard kept failing and its cause is not one row
     ├── CacheError                15   the engine cache cannot be used or does not hold what its manifest says
+    ├── CalibrationError          16   calibration statistics or a table cannot be made, read or used here
     └── InternalError             70   a defect of trtfleet itself
 
 An interrupt (Ctrl-C) exits with 130. A message states the fact with its numbers; ``hint`` says what to do.
@@ -29,6 +30,7 @@ __all__ = [
     "BackendError",
     "BadRowsError",
     "CacheError",
+    "CalibrationError",
     "ClusterError",
     "DatasetError",
     "EmptyDatasetError",
@@ -146,6 +148,12 @@ class CacheError(TrtfleetError):
     """The engine cache cannot be used or does not hold what its manifest says."""
 
     exit_code = 15
+
+
+class CalibrationError(TrtfleetError):
+    """Calibration statistics or a table cannot be made, read or used here."""
+
+    exit_code = 16
 
 
 class InternalError(TrtfleetError):

@@ -72,12 +72,15 @@ def tensor(bench: Bench, entry: dict[str, Any]) -> None:
 
 
 def jpeg(bench: Bench, entry: dict[str, Any]) -> None:
-    """JPEG images, decoded by the CPU; a GPU decoder is only looked for, trtfleet has no use for one."""
+    """JPEG images, decoded by the GPU where nvImageCodec is installed, else by the CPU."""
     files = gpu_data.jpegs(bench.scale, bench.work, bench.scale.slow_copies)
     entry["row_bytes"] = sum(path.stat().st_size for path in files) // (bench.scale.distinct * len(files))
     entry["gpu_decoder"] = _has(GPU_DECODER)
     engine_only(bench, entry)
     _rounds(bench, entry, files, min(2, bench.scale.rounds), is_raw=False)
+    if not entry["gpu_decoder"]:
+        # Threads of one process wait for Python's lock between images.
+        _rounds(bench, entry, files, 1, name="trtfleet, 4 actors", actors=4, is_raw=False)
 
 
 def two_actors(bench: Bench, entry: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ class Scale:
     side: int = 224
     distinct: int = 2048
     copies: int = 40
-    slow_copies: int = 12
+    slow_copies: int = 32
     peer_copies: int = 2
     peer_settings: int = 4
     jpegs: int = 256

@@ -16,8 +16,8 @@ Workloads, of ResNet-50 in FP16 (``--precision fp16``) at batch 256 with ``--nor
 - ``images``: 81,920 uint8 images of 224x224x3 as FixedSizeBinary, 2,048 distinct ones; also with Ray Data in
   its best settings and in a plain loop, on fewer of them
 - ``table``: 10 million rows of 256 float32 columns through two small layers; fewer in other layouts
-- ``tensor``: 24,576 images as ``fixed_shape_tensor``
-- ``jpeg``: 24,576 images of 500x375 pixels and about 100 KB, 256 distinct ones
+- ``tensor``: 65,536 images as ``fixed_shape_tensor``
+- ``jpeg``: 65,536 images of 500x375 pixels and about 100 KB, 256 distinct ones
 - ``two_actors``: ``images`` with one actor and with two on the GPU
 - ``latency``: four networks in FP32 at batch 1, 5 and 10 against PyTorch eager
 - ``explore``: settings of ONNX Runtime for the engine by itself, beside PyTorch eager

@@ -55,12 +55,13 @@ class Work:
     """What the pool's actors are and do, as far as the pool needs to know.
 
     Attributes:
-        actor: A Ray actor class with ``start(task)`` and ``score(shard, attempt)``.
+        actor: A Ray actor class with ``start(task)`` and the method named by ``method``.
         task: What ``start`` gets; put into Ray's object store once.
         resources: What Ray reserves for each actor.
         threads: Calls an actor runs at once.
-        payload: The arguments of ``score`` for a shard's key and attempt number.
-        count: Rows and bad rows in what ``score`` returns.
+        payload: The arguments of ``method`` for a shard's key and attempt number.
+        count: Rows and bad rows in what ``method`` returns.
+        method: What does one shard.
     """
 
     actor: Any
@@ -69,6 +70,7 @@ class Work:
     threads: int
     payload: Callable[[str, int], tuple[Any, ...]]
     count: Callable[[Any], tuple[int, int]]
+    method: str = "score"
 
 
 class ActorPool:
@@ -78,7 +80,7 @@ class ActorPool:
         scheduler: Not yet started.
         work: What to run.
         on_started: Called with an actor's name and what its ``start`` returned.
-        on_done: Called with an actor's name, a shard's key and what ``score`` returned.
+        on_done: Called with an actor's name, a shard's key and what its method returned.
         on_progress: Called after every event and at least twice a second.
     """
 
@@ -237,7 +239,8 @@ class ActorPool:
                 retryable=not isinstance(cause, TrtfleetError) or isinstance(cause, _TRANSIENT),
             )
 
-        self._watch(self._actors[name].score.remote(*self._work.payload(shard, attempt)), interpret)
+        method = getattr(self._actors[name], self._work.method)
+        self._watch(method.remote(*self._work.payload(shard, attempt)), interpret)
 
     def _watch(self, ref: Any, interpret: Callable[[Future[Any]], Event | None]) -> None:
         # Ray completes the future in a thread of its own; interpretation happens in ours.

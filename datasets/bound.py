@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,15 @@ class ColumnBinding:
             return None
         channels = self.axes[0 if layout == "nchw" else 2]
         return "nchw" if channels == 0 else "nhwc" if channels == 2 else None
+
+    @cached_property
+    def stackable(self) -> pa.Schema | None:
+        """The columns of SCALARS when all are of the input's own type, so that Arrow can stack them."""
+        dtype = self.input.dtype
+        kind = pa.from_numpy_dtype(dtype) if dtype.kind in "iuf" else None
+        if kind is None or any(found != kind for found in self.types):
+            return None
+        return pa.schema([(name, kind) for name in self.columns])
 
     def column(self, batch: pa.RecordBatch, place: int = 0) -> Array:
         """The binding's column number ``place`` of a batch, below its wrapping.

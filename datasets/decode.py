@@ -77,17 +77,17 @@ def _stacked(batch: pa.RecordBatch, binding: ColumnBinding) -> np.ndarray[Any, A
     Arrow transposes them in one call that leaves Python's lock alone; one by one they would cost more of it
     than of the copying.
     """
-    dtype = binding.input.dtype
-    kind = pa.from_numpy_dtype(dtype) if dtype.kind in "iuf" else None
-    if kind is None or any(wanted != kind for wanted in binding.types):
+    wanted = binding.stackable
+    if wanted is None:
         return None
     try:
-        chosen = batch.select(binding.columns)
-    except KeyError:
+        chosen = batch if batch.schema.names == wanted.names else batch.select(wanted.names)
+        if not chosen.schema.equals(wanted):
+            return None
+        rows: np.ndarray[Any, Any] = chosen.to_tensor(row_major=True).to_numpy()
+    except (KeyError, pa.ArrowTypeError):
+        # A column is missing, or has nulls.
         return None
-    if any(found != kind for found in chosen.schema.types) or any(c.null_count for c in chosen.columns):
-        return None
-    rows: np.ndarray[Any, Any] = chosen.to_tensor(row_major=True).to_numpy()
     return rows
 
 

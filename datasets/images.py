@@ -23,6 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from .bound import ColumnBinding
 from .columns import null_mask, spans
 from .elements import BadRow, Decoded, fill_value
+from .jpeg import decode_jpeg
 from .orientation import upright
 from .signature import Dim
 
@@ -68,7 +69,7 @@ def decode_images(
     array, column = binding.column(batch), binding.columns[0]
     rows, fill = len(array), binding.options.fill_null
     starts, lengths, child = spans(array)
-    data = memoryview(child.buffers()[1])
+    data = memoryview(child.buffers()[1]).cast("B")
     nulls = null_mask(array)
     absent = np.zeros(rows, np.bool_) if nulls is None else nulls
     *size, channels = binding.dims
@@ -143,6 +144,9 @@ def _decoder(head: bytes) -> Callable[[io.BytesIO], ImageFile]:
 def _pixels(data: memoryview, mode: str, target: tuple[int, int] | None) -> NDArray:
     """One image as uint8 of shape (height, width, channels)."""
     open_image = _decoder(bytes(data[:12]))
+    quick = decode_jpeg(data, MAX_PIXELS) if open_image is _Jpeg and mode == "RGB" else None
+    if quick is not None:
+        return np.asarray(_resized(quick, target))
     try:
         # The decoder's class is called directly: Image.open would warn about large images first, and a
         # warning cannot be held back in one thread only.
@@ -150,16 +154,19 @@ def _pixels(data: memoryview, mode: str, target: tuple[int, int] | None) -> NDAr
             if image.width * image.height > MAX_PIXELS:
                 raise _ImageError(f"{image.width}x{image.height} pixels exceed the limit of {MAX_PIXELS}")
             image.load()
-            turned = _to_mode(upright(image), mode)
-            if target is not None and (turned.height, turned.width) != target:
-                turned = turned.resize((target[1], target[0]), Image.Resampling.BILINEAR)
-            pixels = np.asarray(turned)
+            pixels = np.asarray(_resized(_to_mode(upright(image), mode), target))
     except (_ImageError, MemoryError):
         raise
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise _ImageError(f"cannot be decoded: {detail[:200]}") from error
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _resized(image: Image.Image, target: tuple[int, int] | None) -> Image.Image:
+    if target is None or (image.height, image.width) == target:
+        return image
+    return image.resize((target[1], target[0]), Image.Resampling.BILINEAR)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -29,6 +29,7 @@ Measure = Callable[[str], AbstractContextManager[dict[str, Any]]]
 """Measures a block of code that is a stage of that name; its details go into the dict."""
 
 _TASK_BYTES = 8 << 20
+_GROUPS_AHEAD = 5
 _CACHED_FOOTERS = 64
 _ROW = "__trtfleet_row__"
 
@@ -91,21 +92,31 @@ class ShardReader:
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, shard: Shard, block_rows: int) -> Iterator[Block]:
+    def read(self, shard: Shard, block_rows: int, only: np.ndarray | None = None) -> Iterator[Block]:
         """Yields the shard's rows that pass the filter, in file order, at most ``block_rows`` a block.
+
+        Args:
+            shard: What to read.
+            block_rows: Most rows of a block.
+            only: int64[n], the numbers in the file of the rows that are wanted; None wants all.
 
         Raises:
             DatasetError: The file cannot be read or is not the one that was planned.
         """
         row_bytes = max(1, shard.size_bytes // max(1, shard.rows))
-        ahead = max(1, self._prefetch_bytes // _TASK_BYTES)
         task_rows = max(1, _TASK_BYTES // row_bytes)
+        group_bytes = row_bytes * max((segment.rows for segment in shard.segments), default=0)
+        ahead = max(1, self._prefetch_bytes // _TASK_BYTES)
+        if group_bytes > _TASK_BYTES:
+            # A large row group is read whole. A few at once must do: more would fill the memory.
+            ahead = max(min(ahead, _GROUPS_AHEAD), self._prefetch_bytes // group_bytes)
         waiting: deque[Future[list[Block]]] = deque()
         with foreign_errors(DatasetError, f"cannot read {shard.file.url}"):
             _check_unchanged(Storage(shard.file.root), shard.file)
         try:
             for run in _split(shard.segments, task_rows):
-                waiting.append(self._pool.submit(self._read_run, shard.file, run, task_rows, block_rows))
+                reading = self._pool.submit(self._read_run, shard.file, run, task_rows, block_rows, only)
+                waiting.append(reading)
                 if len(waiting) > ahead:
                     yield from waiting.popleft().result()
             while waiting:
@@ -115,7 +126,12 @@ class ShardReader:
                 future.cancel()
 
     def _read_run(
-        self, file: SourceFile, run: Sequence[Segment], task_rows: int, block_rows: int
+        self,
+        file: SourceFile,
+        run: Sequence[Segment],
+        task_rows: int,
+        block_rows: int,
+        only: np.ndarray | None,
     ) -> list[Block]:
         doing = f"cannot read {file.url}, row group {run[0].group}"
         with foreign_errors(DatasetError, doing, "is the file intact?"), self._measure("read") as details:
@@ -126,7 +142,8 @@ class ShardReader:
             else:
                 batches = ipc_rows(storage, file, run, columns)
             rows = np.concatenate([np.arange(s.first_row, s.first_row + s.rows) for s in run])
-            blocks = list(self._blocks(file, batches, rows, block_rows))
+            found = self._blocks(file, batches, rows, block_rows)
+            blocks = list(found if only is None else _wanted(found, only))
             details["bytes"] = sum(block.batch.nbytes for block in blocks)
             return blocks
 
@@ -164,6 +181,17 @@ class ShardReader:
             for start in range(0, batch.num_rows, block_rows):
                 stop = min(start + block_rows, batch.num_rows)
                 yield Block(batch=batch.slice(start, stop - start), rows=numbers[start:stop])
+
+
+def _wanted(blocks: Iterator[Block], only: np.ndarray) -> Iterator[Block]:
+    for block in blocks:
+        is_wanted = np.isin(block.rows, only, assume_unique=True)
+        if is_wanted.all():
+            yield block
+        elif is_wanted.any():
+            taken = np.flatnonzero(is_wanted)
+            # Copies: a view would keep the whole decoded batch alive for a few of its rows.
+            yield Block(batch=block.batch.take(pa.array(taken)), rows=block.rows[taken])
 
 
 def _check_unchanged(storage: Storage, file: SourceFile) -> None:

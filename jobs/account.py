@@ -18,7 +18,7 @@ from ..trt_actors.stages import StageStats
 from ..trt_actors.task import ActorInfo, Receipt
 from .limits import JobFacts, limit_of
 from .progress import Reporter, Snapshot
-from .summary import Summary, device_share_of, shares_of
+from .summary import Summary, device_share_of, shares_of, sized
 
 __all__ = ["Account"]
 
@@ -82,6 +82,7 @@ class Account:
         self._shown = shown
         self._metrics = metrics
         self._actors: dict[str, ActorInfo] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
         self._stats: dict[str, tuple[PipelineStats, float]] = {}
         self._start_s = time.monotonic()
         self._started_unix_s = time.time()
@@ -100,17 +101,30 @@ class Account:
         if self._first_ready_s is None:
             self._first_ready_s = time.monotonic()
             reason = f" ({info.not_taken})" if info.not_taken else ""
-            self._shown.say(f"backend {info.backend}, batch size {info.batch_size}{reason}")
+            size = sized(info.batch_size, info.batch_origin)
+            self._shown.say(f"backend {info.backend}, batch size {size}{reason}")
         self._actors[name] = info
+        self._note(name, info.notes)
 
     def shard_done(self, name: str, shard: str, receipt: Receipt) -> None:
         """An actor answered for a shard."""
         self._stats[name] = (receipt.stats, time.monotonic())
         self._stages[name] = receipt.stages
+        self._note(name, receipt.notes)
         if shard not in self._records:
             self._records[shard] = receipt.record
             self._rows_passed += self._shard_rows[shard]
             self._metrics.shard_done(receipt.record.rows, receipt.record.bad_rows)
+
+    def _note(self, name: str, notes: tuple[str, ...]) -> None:
+        """Says what an actor has to tell when it is more than before; the summary has the last words."""
+        for note in notes[len(self._notes.get(name, ())) :]:
+            if note not in self._told():
+                self._shown.say(note)
+        self._notes[name] = notes
+
+    def _told(self) -> set[str]:
+        return {note for notes in self._notes.values() for note in notes}
 
     def progress(self) -> None:
         """Shows where the run is, and every few seconds records it in storage."""
@@ -178,6 +192,8 @@ class Account:
             backend=", ".join(sorted({info.backend for info in self._actors.values()})),
             not_taken="; ".join(sorted({info.not_taken for info in self._actors.values()} - {""})),
             batch_size=max((info.batch_size for info in self._actors.values()), default=0),
+            batch_origin=next((info.batch_origin for info in self._actors.values()), ""),
+            notes=tuple(sorted(self._told())),
             seconds=seconds,
             startup_s=max(0.0, seconds - (end_s - ready_s)),
             scoring_s=scoring_s,

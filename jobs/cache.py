@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from ..errors import UsageError
+from ..trt_actors.cache.batch_sizes import BatchSize, KeptBatchSizes
 from ..trt_actors.cache.entry import Entry
 from ..trt_actors.cache.prune import Selection, prune
 from ..trt_actors.cache.store import EngineCache
-from .cache_reports import SHORT, CachedEngine, CacheListing, CachePruned, CacheVerified, EngineDetails
+from .cache_contents import SHORT, CachedBatchSize, CachedEngine
+from .cache_reports import CacheListing, CachePruned, CacheVerified, EngineDetails
 
 __all__ = ["list_cache", "prune_cache", "show_engine", "verify_cache"]
 
 _CANDIDATES_SHOWN = 5
+
+_Kept = TypeVar("_Kept", bound=Entry | BatchSize)
 
 
 def list_cache(url: str | None = None) -> CacheListing:
@@ -20,11 +27,13 @@ def list_cache(url: str | None = None) -> CacheListing:
         CacheError: It cannot be read.
     """
     cache = EngineCache(url)
-    contents = cache.contents()
+    contents, kept = cache.contents(), KeptBatchSizes.of(cache.objects)
+    damaged = (f"the batch size of key {key[:SHORT]} is damaged" for key in kept.unreadable)
     return CacheListing(
         url=cache.url,
         engines=tuple(map(CachedEngine.of, contents.entries)),
-        unreadable=tuple(one.why for one in contents.unreadable),
+        batch_sizes=tuple(map(CachedBatchSize.of, kept.sizes)),
+        unreadable=(*(one.why for one in contents.unreadable), *damaged),
     )
 
 
@@ -70,15 +79,15 @@ def prune_cache(
     damaged: bool = False,
     dry_run: bool = False,
 ) -> CachePruned:
-    """Removes the engines that meet all conditions given, then what no engine needs any more.
+    """Removes the engines and batch sizes that meet all conditions given, then what no engine needs any more.
 
     Args:
         url: Of the cache; None takes the default one.
-        keys: Engines, each by its key or the beginning of it.
-        model: Engines of one model, by its digest or the beginning of it.
-        older_than_s: Engines published at least this long ago.
-        everything: All engines, when no other condition is given.
-        damaged: Engines whose manifest or files are damaged, besides the others; this reads every file.
+        keys: Engines or batch sizes, each by its key or the beginning of it.
+        model: Those of one model, by its digest or the beginning of it.
+        older_than_s: Those published at least this long ago.
+        everything: All, when no other condition is given.
+        damaged: Those whose manifest, record or files are damaged, besides the others; this reads every file.
         dry_run: Whether only to tell.
 
     Raises:
@@ -89,7 +98,8 @@ def prune_cache(
         raise UsageError(f"an age must be >= 0 s, got {older_than_s:g}", "choose a larger number")
     cache = EngineCache(url)
     found = cache.entries() if keys or damaged else ()
-    chosen = tuple(_choose(cache, found, key).key for key in keys)
+    candidates: list[Entry | BatchSize] = [*found, *(KeptBatchSizes.of(cache.objects).sizes if keys else ())]
+    chosen = tuple(_choose(cache, candidates, key).key for key in keys)
     selection = Selection(keys=chosen, model=model, older_than_s=older_than_s, everything=everything)
     rotten = tuple(entry.key for entry in found if damaged and cache.verify(entry))
     done = prune(cache, selection, damaged=damaged, also=rotten, dry_run=dry_run)
@@ -101,16 +111,20 @@ def prune_cache(
         size_bytes=done.size_bytes,
         records=done.records,
         blobs_kept=done.blobs_kept,
+        batch_sizes=tuple(map(CachedBatchSize.of, done.batch_sizes)),
+        damaged_sizes=done.damaged_sizes,
         dry_run=dry_run,
     )
 
 
-def _choose(cache: EngineCache, entries: tuple[Entry, ...], key: str) -> Entry:
-    found = [entry for entry in entries if entry.key.startswith(key)]
+def _choose(cache: EngineCache, kept: Sequence[_Kept], key: str) -> _Kept:
+    # An engine and the batch size that was measured with it may have one key.
+    by_key = {one.key: one for one in kept}
+    found = [one for name, one in by_key.items() if name.startswith(key)]
     if len(found) == 1:
         return found[0]
-    shown = found or entries
-    names = ", ".join(entry.key[:SHORT] for entry in shown[:_CANDIDATES_SHOWN])
+    shown = found or list(by_key.values())
+    names = ", ".join(one.key[:SHORT] for one in shown[:_CANDIDATES_SHOWN])
     if len(shown) > _CANDIDATES_SHOWN:
         names += f" and {len(shown) - _CANDIDATES_SHOWN:,} more"
     if found:

@@ -7,76 +7,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import CacheError
-from ..trt_actors.cache.entry import Entry
+from .cache_contents import SHORT, CachedBatchSize, CachedEngine, size_text
 
-__all__ = ["SHORT", "CacheListing", "CachePruned", "CacheVerified", "CachedEngine", "EngineDetails"]
-
-SHORT = 12
-"""Digits of a key that are shown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedEngine:
-    """One line of a listing.
-
-    Attributes:
-        key: The whole key.
-        model: Digest of the model.
-        precision: As asked for; empty where the build knows none.
-        flavour: TensorRT's flavour and version.
-        gpu: The GPU's name and compute capability.
-        files: How many.
-        size_bytes: Of all files.
-        created_s: Unix time.
-        age_s: Seconds since.
-    """
-
-    key: str
-    model: str
-    precision: str
-    flavour: str
-    gpu: str
-    files: int
-    size_bytes: int
-    created_s: float
-    age_s: float
-
-    @classmethod
-    def of(cls, entry: Entry) -> CachedEngine:
-        """Sums an entry up."""
-        identity = entry.identity
-        return cls(
-            key=entry.key,
-            model=identity.model,
-            precision=str(identity.options.get("precision", "")),
-            flavour=f"{identity.flavour} {identity.version}",
-            gpu=f"{identity.gpu} ({identity.compute_capability})",
-            files=len(entry.files),
-            size_bytes=entry.size_bytes,
-            created_s=entry.created_s,
-            age_s=max(0.0, time.time() - entry.created_s),
-        )
-
-    def line(self) -> str:
-        """The engine in one line."""
-        return (
-            f"{self.key[:SHORT]}  model {self.model[:SHORT]}  {self.precision}  {self.flavour}  {self.gpu}  "
-            f"{_bytes(self.size_bytes)} in {self.files} files  {_age(self.age_s)} old"
-        )
+__all__ = ["CacheListing", "CachePruned", "CacheVerified", "EngineDetails"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheListing:
-    """All engines of a cache, the oldest first.
+    """All engines of a cache, and the batch sizes remembered, each the oldest first.
 
     Attributes:
         url: Of the cache.
         engines: Its engines.
-        unreadable: What is wrong with manifests that cannot be read.
+        batch_sizes: Its batch sizes.
+        unreadable: What is wrong with manifests and batch sizes that cannot be read.
     """
 
     url: str
     engines: tuple[CachedEngine, ...]
+    batch_sizes: tuple[CachedBatchSize, ...]
     unreadable: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -87,7 +36,9 @@ class CacheListing:
         """The listing in words, a line for each engine."""
         whole = sum(engine.size_bytes for engine in self.engines)
         lines = [engine.line() for engine in self.engines]
-        lines.append(f"{len(self.engines):,} engines, {_bytes(whole)} in {self.url}")
+        lines += [size.line() for size in self.batch_sizes]
+        counted = f" and {len(self.batch_sizes):,} batch sizes" if self.batch_sizes else ""
+        lines.append(f"{len(self.engines):,} engines, {size_text(whole)}{counted} in {self.url}")
         return lines + [f"unreadable: {why}" for why in self.unreadable]
 
 
@@ -120,7 +71,7 @@ class EngineDetails:
         lines += [f"option {name}: {_plain(value)}" for name, value in sorted(options.items())]
         lines.append(f"built on {manifest['host']} in {manifest['build_s']:.1f} s, published {made} UTC")
         lines += [
-            f"file {name}: {_bytes(stored['size_bytes'])}, SHA-256 {stored['sha256']}"
+            f"file {name}: {size_text(stored['size_bytes'])}, SHA-256 {stored['sha256']}"
             for name, stored in files.items()
         ]
         return lines + [f"{name}: {_plain(value)}" for name, value in sorted(extra.items())]
@@ -152,7 +103,7 @@ class CacheVerified:
         return [
             *lines,
             f"{len(self.good):,} engines are sound, {len(self.damage):,} damaged, "
-            f"{_bytes(self.size_bytes)} in {self.url}",
+            f"{size_text(self.size_bytes)} in {self.url}",
         ]
 
     def check(self) -> None:
@@ -181,6 +132,8 @@ class CachePruned:
         size_bytes: Of these.
         records: How many records of dead builders.
         blobs_kept: Why contents had to stay.
+        batch_sizes: The batch sizes removed.
+        damaged_sizes: Keys of damaged batch sizes removed.
         dry_run: Whether nothing was removed, only looked at.
     """
 
@@ -191,6 +144,8 @@ class CachePruned:
     size_bytes: int
     records: int
     blobs_kept: str
+    batch_sizes: tuple[CachedBatchSize, ...]
+    damaged_sizes: tuple[str, ...]
     dry_run: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -201,28 +156,16 @@ class CachePruned:
         """The removal in words."""
         verb = "would remove" if self.dry_run else "removed"
         lines = [engine.line() for engine in self.engines]
-        lines += [f"{key[:SHORT]}  damaged" for key in self.damaged]
+        lines += [size.line() for size in self.batch_sizes]
+        lines += [f"{key[:SHORT]}  damaged" for key in (*self.damaged, *self.damaged_sizes)]
         lines.append(
             f"{verb} {len(self.engines) + len(self.damaged):,} engines, {self.blobs:,} contents "
-            f"({_bytes(self.size_bytes)}) and {self.records:,} records of builders from {self.url}"
+            f"({size_text(self.size_bytes)}) and {self.records:,} records of builders from {self.url}"
         )
+        sizes = len(self.batch_sizes) + len(self.damaged_sizes)
+        if sizes:
+            lines.append(f"{verb} {sizes:,} batch sizes")
         return [*lines, f"contents stay: {self.blobs_kept}"] if self.blobs_kept else lines
-
-
-def _bytes(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
-
-
-def _age(seconds: float) -> str:
-    for unit, length_s in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length_s:
-            return f"{seconds / length_s:,.0f} {unit}"
-    return f"{seconds:,.0f} s"
 
 
 def _plain(value: Any) -> str:

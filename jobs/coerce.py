@@ -10,10 +10,11 @@ from ..errors import UsageError
 
 __all__ = ["coerce", "hint_for"]
 
-_LISTS = ("data", "keep", "output", "columns", "mask", "profile", "exclude_op")
+_LISTS = ("data", "keep", "output", "columns", "mask", "profile", "exclude_op", "exclude")
 _INTEGERS = (
     *("batch_size", "actors", "cpus_per_actor", "pad_to", "pad_value", "shard_bytes", "max_bad_rows"),
     *("max_batch_size", "workspace_size", "min_subgraph_size", "optimization_level"),
+    *("samples", "seed"),
 )
 _FLAGS = ("overwrite", "use_static")
 _NUMBERS = ("fill_null", "gpus_per_actor")

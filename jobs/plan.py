@@ -24,7 +24,7 @@ from ..trt_actors.model import Model, load_model
 from .network import Fitted, fit
 from .spec import ScoreSpec
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "feed_identity", "make_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,24 +121,31 @@ def _fingerprint(spec: ScoreSpec, model: Model, fitted: Fitted, files: int, snap
         "data": f"{files} files, snapshot {snapshot[:16]}",
         "input": inputs or {name: list(columns) for name, columns in spec.input.items()},
         "keep": list(spec.keep),
-        "normalize": spec.normalize,
-        "layout": spec.layout,
-        "resize": None if spec.resize is None else list(spec.resize),
         "emit": spec.emit,
         "output": list(spec.output),
-        "preprocess": _hook_identity(spec.preprocess),
         "postprocess": _hook_identity(spec.postprocess),
         "columns": list(spec.columns),
         "filter": spec.filter,
+        **feed_identity(spec),
+        "precision": spec.precision,
+        "batch_size": spec.batch_size or "auto",
+        "shard_bytes": spec.shard_bytes or "auto",
+        "compression": spec.compression,
+    }
+
+
+def feed_identity(spec: ScoreSpec) -> dict[str, Any]:
+    """The options that decide what a row becomes in front of the network, as plain values."""
+    return {
+        "normalize": spec.normalize,
+        "layout": spec.layout,
+        "resize": None if spec.resize is None else list(spec.resize),
+        "preprocess": _hook_identity(spec.preprocess),
         # As text: NaN is not equal to itself.
         "fill_null": None if spec.fill_null is None else repr(spec.fill_null),
         "pad_to": spec.pad_to,
         "pad_value": spec.pad_value,
         "mask": list(spec.mask),
-        "precision": spec.precision,
-        "batch_size": spec.batch_size or "auto",
-        "shard_bytes": spec.shard_bytes or "auto",
-        "compression": spec.compression,
     }
 
 

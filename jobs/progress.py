@@ -92,9 +92,9 @@ class _Lines(Silent):
 
 
 class _Bar:
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, doing: str) -> None:
         self._progress = Progress(
-            TextColumn("scoring"),
+            TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("rows"),
@@ -102,7 +102,7 @@ class _Bar:
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self._task = self._progress.add_task("scoring", total=None, detail="starting", visible=False)
+        self._task = self._progress.add_task(doing, total=None, detail="starting", visible=False)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -133,11 +133,11 @@ def _detail(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def reporter_for(stream: TextIO | None = None) -> Reporter:
+def reporter_for(stream: TextIO | None = None, doing: str = "scoring") -> Reporter:
     """A bar where the stream, by default standard error, is a terminal; lines elsewhere."""
     stream = stream or sys.stderr
     console = Console(file=stream)
-    return _Bar(console) if console.is_terminal else _Lines(stream)
+    return _Bar(console, doing) if console.is_terminal else _Lines(stream)
 
 
 class BuildProgress:

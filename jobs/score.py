@@ -13,14 +13,13 @@ from ..cluster.budgets import Limits
 from ..cluster.metrics import JobMetrics
 from ..cluster.pool import ActorPool, Work
 from ..cluster.scheduler import Scheduler
-from ..cluster.session import Resources, Session, connect
+from ..cluster.session import Session, connect
 from ..datasets.merge import merge_group, plan_merge, publish
 from ..datasets.output import Output
 from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
 from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_shard_bytes
-from ..errors import BackendError, EmptyDatasetError, OutputError
+from ..errors import EmptyDatasetError, OutputError
 from ..trt_actors.actor import ScoreActor
-from ..trt_actors.backends import wants_gpu
 from ..trt_actors.feed import decodes_ahead
 from ..trt_actors.scorer import reading_threads
 from .account import Account, Circumstances
@@ -28,6 +27,7 @@ from .advice import advise
 from .plan import Plan, make_plan
 from .profile import check_trace_path, write_trace
 from .progress import Reporter, Silent
+from .room import find_room
 from .spec import ScoreSpec
 from .summary import Summary
 from .task import score_task
@@ -100,19 +100,17 @@ def _nothing_to_do(plan: Plan, record: SuccessRecord) -> Summary:
 
 def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: Sequence[str]) -> Summary:
     spec = plan.spec
-    gpus = spec.gpus_per_actor if wants_gpu(spec.backend, session.gpus) else 0.0
-    if gpus and not session.gpus:
-        raise BackendError(
-            f"backend {spec.backend} is not available: the cluster has no GPU", "choose --backend auto"
-        )
-    cpus = spec.cpus_per_actor or session.cpus_beside(gpus)
-    resources = Resources(cpus=float(cpus), gpus=gpus)
-    room = session.room_for(resources)
-    actors = spec.actors or room
-    if actors > room:
-        shown.say(f"the cluster has room for {room} of {actors} actors; the others wait for it")
+    room = find_room(
+        session,
+        shown,
+        backend=spec.backend,
+        actors=spec.actors,
+        cpus_per_actor=spec.cpus_per_actor,
+        gpus_per_actor=spec.gpus_per_actor,
+    )
+    actors, cpus = room.actors, room.threads
     # A device fills the last batch of a shard up: few batches a shard would waste much of its time.
-    job = _open(plan, actors, _DEVICE_SHARD_BYTES if gpus else DEFAULT_SHARD_BYTES)
+    job = _open(plan, actors, _DEVICE_SHARD_BYTES if room.resources.gpus else DEFAULT_SHARD_BYTES)
     committed = job.output.committed()
     circumstances = Circumstances(
         readers=min(reading_threads(cpus), cpus),
@@ -132,7 +130,7 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
     work = Work(
         actor=ScoreActor,
         task=score_task(plan, job.output, threads=cpus),
-        resources=resources,
+        resources=room.resources,
         threads=_SHARDS_IN_FLIGHT + _SPARE_THREADS,
         payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
         count=lambda receipt: (receipt.record.rows, receipt.record.bad_rows),

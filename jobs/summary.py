@@ -8,7 +8,7 @@ from typing import Any
 
 from ..trt_actors.pipeline import PipelineStats
 
-__all__ = ["Summary", "TimeShares", "device_share_of", "shares_of"]
+__all__ = ["Summary", "TimeShares", "device_share_of", "shares_of", "sized"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,11 @@ def _totals(actors: Mapping[str, tuple[PipelineStats, float]]) -> dict[str, floa
     }
 
 
+def sized(rows: int, origin: str) -> str:
+    """A batch size with where it comes from, unless the user said it."""
+    return f"{rows} ({origin})" if origin in ("measured", "remembered") else str(rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The outcome of a job.
@@ -72,7 +77,8 @@ class Summary:
         actors: Actors that took part.
         backend: What executed; several are joined by a comma.
         not_taken: Why no better backend was taken; empty when the best was.
-        batch_size: Rows a batch.
+        batch_size: Rows a batch, to begin with.
+        batch_origin: Whether that was ``given``, ``measured`` or ``remembered``; empty for a default.
         seconds: From the start of the command to the end.
         startup_s: Of these, until the first actor was ready.
         scoring_s: Of these, from then to the last commit.
@@ -83,6 +89,7 @@ class Summary:
         shares: Where the actors' time went.
         device_share: Of the actors' time, what their devices executed by their own clocks; None on CPUs.
         limit: What limited the run, in words: one or two sentences.
+        notes: What actors had to tell: smaller batches because memory ran out, and the like.
         failures: Attempts and actors that failed on the way.
         already_finished: Whether there was nothing to do.
     """
@@ -97,6 +104,7 @@ class Summary:
     backend: str = ""
     not_taken: str = ""
     batch_size: int = 0
+    batch_origin: str = ""
     seconds: float = 0.0
     startup_s: float = 0.0
     scoring_s: float = 0.0
@@ -107,6 +115,7 @@ class Summary:
     shares: TimeShares | None = None
     device_share: float | None = None
     limit: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     failures: int = 0
     already_finished: bool = False
 
@@ -126,7 +135,7 @@ class Summary:
         if self.rows_scored:
             lines.append(
                 f"{self.rows_per_s:,.0f} rows/s on {self.actors} actors, {self.backend}, "
-                f"batch size {self.batch_size}"
+                f"batch size {sized(self.batch_size, self.batch_origin)}"
             )
         if self.efficiency is not None:
             lines.append(
@@ -140,7 +149,7 @@ class Summary:
             )
         if self.device_share is not None:
             lines.append(f"the devices executed {self.device_share:.0%} of the time")
-        lines += self.limit
+        lines += [*self.limit, *self.notes]
         if self.failures:
             lines.append(f"{self.failures:,} attempts or actors failed and were retried")
         return lines

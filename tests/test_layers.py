@@ -89,6 +89,7 @@ def test_errors_import_nothing_of_ours() -> None:
                 "trt_actors/reference.py",
                 "trt_actors/runtime/onnxruntime_runner.py",
                 "trt_actors/building/half.py",
+                "trt_actors/calibration/session.py",
             ),
         ),
         ("pycuda", ("trt_actors/runtime/cuda.py",)),

@@ -1,4 +1,4 @@
-"""The Ray actor around a Scorer."""
+"""The Ray actors: thin shells around what they do."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import ray
 from ..datasets.merge import MergeGroup, merge_group
 from ..datasets.output import Output
 from ..datasets.records import FinalPart
+from ..datasets.sampling import Unit
 from ..datasets.shards import Shard
 from ..datasets.storage import Storage
 from ..errors import ActorStartError
+from .calibration.calibrator import Calibrator
+from .calibration.task import CalibrateTask, CalibratorInfo, UnitReceipt
 from .scorer import Scorer
 from .task import ActorInfo, Receipt, ScoreTask
 from .trace import TraceEvent
 
-__all__ = ["ScoreActor"]
+__all__ = ["CalibrateActor", "ScoreActor"]
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -54,3 +57,22 @@ class ScoreActor:
             raise ActorStartError("a merge came before the job was known")
         output = Output(Storage(self._task.output_url), self._task.generation, self._task.job)
         return merge_group(output, group, run, self._task.compression)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class CalibrateActor:
+    """Observes units of a sample in a process of its own; several calls at once, one per unit in flight."""
+
+    def __init__(self) -> None:
+        self._calibrator: Calibrator | None = None
+
+    def start(self, task: CalibrateTask) -> CalibratorInfo:
+        """Loads the network; called once, before any other method."""
+        self._calibrator = Calibrator(task)
+        return self._calibrator.info
+
+    def observe(self, unit: Unit) -> UnitReceipt:
+        """See ``Calibrator.observe``."""
+        if self._calibrator is None:
+            raise ActorStartError("a unit came before the model was loaded")
+        return self._calibrator.observe(unit)

@@ -1,10 +1,9 @@
-"""One attempt at a shard: its rows through the pipeline into a part, and the commit."""
+"""One attempt at a shard: its results into a part with bad rows beside it, and the commit."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +14,10 @@ from ..datasets.parts import PartWriter
 from ..datasets.records import CommitRecord
 from ..datasets.shards import Shard
 from ..datasets.storage import foreign_errors
-from ..errors import OutputError, TrtfleetError
-from .batches import BadInput, Batch, Piece
-from .isolate import isolate
-from .pipeline import Deliver, Pipeline
-from .results import Results
-from .stages import Stage, Stages
+from ..errors import OutputError
+from .batches import BadInput
 
-__all__ = ["AttemptWriter", "BatchFailedError", "run_carefully", "run_fast"]
-
-
-class BatchFailedError(Exception):
-    """Executing a batch or converting its results raised; the cause is chained."""
+__all__ = ["AttemptWriter"]
 
 
 class AttemptWriter:
@@ -114,131 +105,3 @@ class AttemptWriter:
         with foreign_errors(OutputError, f"cannot write to {self._output.storage.url}"):
             self._output.storage.put(path, sink.getvalue().to_pybytes())
         return path
-
-
-class _InFlight:
-    """The batches of one shard between submission and writing, and the first error among them."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._open = 0
-        self.error: BaseException | None = None
-
-    def opened(self) -> None:
-        with self._changed:
-            self._open += 1
-
-    def closed(self, error: BaseException | None) -> None:
-        with self._changed:
-            self.error = self.error or error
-            self._open -= 1
-            self._changed.notify_all()
-
-    def wait(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._open)
-
-
-def run_fast(
-    pipeline: Pipeline, batches: Iterable[Batch], results: Results, writer: AttemptWriter, stages: Stages
-) -> None:
-    """Keeps the pipeline full; its writer thread converts and writes results as they come.
-
-    Raises:
-        TrtfleetError: Reading, decoding or writing failed, or a hook broke its contract.
-        BatchFailedError: Something raised that may be one row's fault.
-    """
-    in_flight = _InFlight()
-
-    def receiver(batch: Batch) -> Deliver:
-        def deliver(outputs: Mapping[str, np.ndarray] | None, error: BaseException | None) -> None:
-            try:
-                if outputs is not None and in_flight.error is None:
-                    piece = batch.joined(arrays=False)
-                    with stages.measure(Stage.CONVERT):
-                        converted = results.convert(piece, outputs)
-                    with stages.measure(Stage.WRITE):
-                        writer.write(converted, piece.rows)
-            except BaseException as raised:
-                error = raised
-            in_flight.closed(error)
-
-        return deliver
-
-    try:
-        for batch in batches:
-            _submit(pipeline, batch, receiver(batch), stages, in_flight.opened)
-            if in_flight.error is not None:
-                break
-    finally:
-        in_flight.wait()
-    if isinstance(in_flight.error, TrtfleetError):
-        raise in_flight.error
-    if in_flight.error is not None:
-        raise BatchFailedError from in_flight.error
-
-
-def run_carefully(
-    pipeline: Pipeline,
-    batches: Iterable[Batch],
-    results: Results,
-    writer: AttemptWriter,
-    bad: list[BadInput],
-    stages: Stages,
-) -> None:
-    """Runs one batch at a time, halving those that fail; rows that fail alone are appended to ``bad``.
-
-    Raises:
-        TrtfleetError: As ``run_fast``.
-    """
-    for batch in batches:
-        piece = batch.joined()
-        good, failed = isolate(len(piece), _piecewise(pipeline, results, piece, stages))
-        for start, stop, converted in good:
-            writer.write(converted, piece.rows[start:stop])
-        bad.extend(results.blame(int(piece.rows[row]), error) for row, error in failed)
-
-
-def _piecewise(
-    pipeline: Pipeline, results: Results, piece: Piece, stages: Stages
-) -> Callable[[int, int], pa.RecordBatch]:
-    def run(start: int, stop: int) -> pa.RecordBatch:
-        rows = piece[start:stop]
-        done = threading.Event()
-        converted: list[pa.RecordBatch] = []
-        errors: list[BaseException] = []
-
-        def deliver(outputs: Mapping[str, np.ndarray] | None, error: BaseException | None) -> None:
-            try:
-                if outputs is not None:
-                    converted.append(results.convert(rows, outputs))
-            except BaseException as raised:
-                error = raised
-            errors.extend([error] if error else [])
-            done.set()
-
-        _submit(pipeline, Batch([rows]), deliver, stages)
-        done.wait()
-        if errors:
-            raise errors[0]
-        return converted[0]
-
-    return run
-
-
-def _submit(
-    pipeline: Pipeline,
-    batch: Batch,
-    deliver: Deliver,
-    stages: Stages,
-    before: Callable[[], None] = lambda: None,
-) -> None:
-    slot = pipeline.acquire()
-    try:
-        with stages.measure(Stage.STAGE):
-            batch.stage(slot)
-    except BaseException:
-        pipeline.release(slot)
-        raise
-    before()
-    pipeline.submit(slot, len(batch), deliver)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from .engine import Slot
+from .engine import PlacingSlot, Slot
+from .runtime.device_rows import DeviceRows, join_rows
 
 __all__ = ["BadInput", "Batch", "Piece"]
 
@@ -33,14 +34,14 @@ class Piece:
     """Decoded rows.
 
     Attributes:
-        arrays: (n, ...) by input name, views of Arrow memory where possible.
+        arrays: (n, ...) by input name, views of Arrow memory where possible; on the device where it decoded.
         kept: The columns to carry along, n rows.
         rows: int64[n], each row's number in its file.
         lengths: int64[n], unpadded lengths of ragged inputs; None without any.
         width: What ragged inputs are padded to; None without any.
     """
 
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray | DeviceRows]
     kept: pa.RecordBatch
     rows: np.ndarray
     lengths: np.ndarray | None = None
@@ -60,6 +61,11 @@ class Piece:
         )
 
     @property
+    def on_host(self) -> dict[str, np.ndarray]:
+        """The arrays, where no device decodes."""
+        return {name: array for name, array in self.arrays.items() if isinstance(array, np.ndarray)}
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Row shape of each input."""
         return {name: array.shape[1:] for name, array in self.arrays.items()}
@@ -76,15 +82,14 @@ class Batch:
 
     def stage(self, slot: Slot) -> None:
         """Hands the inputs to a slot: as they are when they are one piece, else gathered in its memory."""
-        if len(self.pieces) == 1:
-            for name, array in self.pieces[0].arrays.items():
-                slot.bind(name, array)
-            return
-        for name, shape in self.pieces[0].shapes.items():
-            buffer, position = slot.buffer(name, (len(self), *shape)), 0
-            for piece in self.pieces:
-                buffer[position : position + len(piece)] = piece.arrays[name]
-                position += len(piece)
+        for name in self.pieces[0].arrays:
+            parts = [piece.arrays[name] for piece in self.pieces]
+            whole = join_rows(parts) if any(isinstance(part, DeviceRows) for part in parts) else None
+            if isinstance(whole, DeviceRows):
+                assert isinstance(slot, PlacingSlot)
+                slot.place(name, whole)
+            else:
+                _gather(slot, name, [part for part in parts if isinstance(part, np.ndarray)])
 
     def joined(self, *, arrays: bool = True) -> Piece:
         """The same rows as one piece, on request without their inputs."""
@@ -93,7 +98,18 @@ class Batch:
         if len(self.pieces) == 1:
             return replace(first, arrays={name: first.arrays[name] for name in names})
         return Piece(
-            arrays={name: np.concatenate([piece.arrays[name] for piece in self.pieces]) for name in names},
+            arrays={name: join_rows([piece.arrays[name] for piece in self.pieces]) for name in names},
             kept=pa.concat_batches([piece.kept for piece in self.pieces]),
             rows=np.concatenate([piece.rows for piece in self.pieces]),
         )
+
+
+def _gather(slot: Slot, name: str, parts: Sequence[np.ndarray]) -> None:
+    if len(parts) == 1:
+        slot.bind(name, parts[0])
+        return
+    rows, position = sum(map(len, parts)), 0
+    buffer = slot.buffer(name, (rows, *parts[0].shape[1:]))
+    for part in parts:
+        buffer[position : position + len(part)] = part
+        position += len(part)

@@ -13,7 +13,7 @@ from ..datasets.decode import Decoded, decode
 from ..datasets.ragged import Ragged, decode_ragged, mask, order_by_length, pad
 from ..datasets.reading import Block
 from .batches import BadInput, Batch, Piece
-from .task import ScoreTask
+from .task import FeedTask
 
 __all__ = ["batches_by_length"]
 
@@ -21,7 +21,7 @@ __all__ = ["batches_by_length"]
 def batches_by_length(
     blocks: Sequence[Block],
     batch_size: int,
-    task: ScoreTask,
+    task: FeedTask,
     pool: ThreadPoolExecutor,
     bad: list[BadInput],
 ) -> Iterator[Batch]:

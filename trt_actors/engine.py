@@ -8,9 +8,10 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 
 from ..datasets.signature import TensorSpec
+from .runtime.device_rows import DeviceRows
 from .trace import Tracer
 
-__all__ = ["Engine", "Slot"]
+__all__ = ["Engine", "PlacingSlot", "Slot"]
 
 
 class Slot(Protocol):
@@ -32,6 +33,14 @@ class Slot(Protocol):
     @property
     def outputs(self) -> Mapping[str, np.ndarray]:
         """Outputs by name, (rows, ...), valid from ``wait`` until the slot's next batch."""
+
+
+@runtime_checkable
+class PlacingSlot(Slot, Protocol):
+    """A slot on a device, which takes inputs that lie there already."""
+
+    def place(self, name: str, rows: DeviceRows) -> None:
+        """Takes an input from the device's memory, which is kept until ``wait`` returns."""
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..datasets.bindings import ColumnBinding, ColumnKind, bind_all
-from ..datasets.decode import BadRow, decode
+from ..datasets.decode import BadRow, Decoded, decode
 from ..datasets.reading import Block
 from ..datasets.storage import one_line
 from ..errors import HookError
@@ -19,8 +19,10 @@ from .batches import BadInput, Batch, Piece
 from .by_length import batches_by_length
 from .hooks import Hook, run_preprocess
 from .isolate import isolate
+from .runtime.device_rows import DeviceRows
+from .runtime.image_decoder import DecodedRows, ImageDecoder
 from .stages import Stage, Stages
-from .task import ScoreTask
+from .task import FeedTask
 from .trace import NullTracer
 
 __all__ = ["Feed", "decodes_ahead"]
@@ -60,15 +62,18 @@ class Feed:
         preprocess: The user's hook, already imported.
         pool: Threads that decode.
         stages: Where the seconds of decoding are summed up.
+        images: What decodes images on the engine's device; None leaves them to the CPU.
     """
 
     def __init__(
         self,
-        task: ScoreTask,
+        task: FeedTask,
         preprocess: Hook | None,
         pool: ThreadPoolExecutor,
         stages: Stages | None = None,
+        images: ImageDecoder | None = None,
     ) -> None:
+        self._images = images
         self._stages = stages or Stages(NullTracer())
         self._task = task
         self._preprocess = preprocess
@@ -85,10 +90,13 @@ class Feed:
         """How many rows to decode at once.
 
         Several batches where decoding is cheap, the same share of one where it is not, and a whole batch
-        where its rows must agree on a size that no one knows yet.
+        where its rows must agree on a size that no one knows yet, or where a device decodes.
         """
         bindings = self._task.bindings
         if bindings is None or not all(b.input.is_static for b in bindings):
+            return batch_size
+        if self._images is not None and any(map(self._images.takes, bindings)):
+            # A device decodes many images as fast as a few.
             return batch_size
         row_bytes = max(1, sum(binding.input.row_bytes for binding in bindings))
         if decodes_ahead(self._task.bindings) and row_bytes * batch_size > _BLOCK_BYTES:
@@ -201,19 +209,23 @@ class Feed:
             self._late_bindings = (schema, bindings)
         return self._late_bindings[1]
 
+    def _decoder_of(self, binding: ColumnBinding) -> Callable[..., Decoded | DecodedRows]:
+        images = self._images
+        return images.decode if images is not None and images.takes(binding) else decode
+
     def _columns(
         self, batch: pa.RecordBatch, block: Block, start: int, pool: ThreadPoolExecutor | None
     ) -> _Decoded:
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray | DeviceRows] = {}
         blamed: dict[int, BadRow] = {}
         for binding in self._bindings(batch.schema):
             with self._stages.measure(Stage.DECODE):
-                decoded = decode(batch, binding, pool)
+                decoded = self._decoder_of(binding)(batch, binding, pool)
             arrays[binding.input.name] = decoded.values
             for row in decoded.bad:
                 blamed.setdefault(row.row, row)
         rows = block.rows[start : start + batch.num_rows]
-        kept = block.batch.slice(start, batch.num_rows).select(list(self._task.keep))
+        kept = block.batch.select(list(self._task.keep)).slice(start, batch.num_rows)
         made = _Decoded()
         if blamed:
             made.bad.extend(

@@ -13,7 +13,7 @@ from ..datasets.storage import one_line
 from ..errors import BackendError, ModelError
 from .trace import Tracer
 
-__all__ = ["OnnxRuntimeEngine", "cuda_missing"]
+__all__ = ["OnnxRuntimeEngine", "cuda_missing", "onnxruntime_version"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FATAL_ONLY = 4
@@ -24,6 +24,11 @@ def cuda_missing() -> str | None:
     if _PROVIDERS["cuda"] not in ort.get_available_providers():
         return "the installed onnxruntime has no CUDA provider (install onnxruntime-gpu)"
     return None
+
+
+def onnxruntime_version() -> str:
+    """The version of ONNX Runtime in this process."""
+    return str(ort.__version__)
 
 
 class _HostSlot:

@@ -17,13 +17,17 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from .engine import Engine, Slot
+from .out_of_memory import out_of_memory
 from .trace import NullTracer, Tracer
 from .warm_up import fastest_run, run_alone, warm_up
 
 __all__ = ["Pipeline", "PipelineStats"]
 
 Deliver = Callable[[Mapping[str, np.ndarray] | None, BaseException | None], None]
-"""Takes a batch's outputs (valid until it returns) or the error of its execution."""
+"""Takes a batch's outputs (valid until it returns) or the error of its execution.
+
+That memory ran out is an OutOfMemoryError, whatever the runtime raised; everything else comes as it is.
+"""
 
 _RATE_SECONDS = 0.1
 
@@ -78,6 +82,9 @@ class Pipeline:
         slots: Batches that may exist at once.
         full_rows: Rows of a full batch, to warm a device up with; None warms nothing up.
         tracer: Told of executions, waits and free slots.
+
+    Raises:
+        OutOfMemoryError: The device, warmed up, has no memory for the slots.
     """
 
     def __init__(
@@ -227,7 +234,7 @@ class Pipeline:
         self._stats = replace(self._stats, device_s=self._device_s())
         with self._lock:
             self._undelivered += 1
-        self._ready.put((batch, error))
+        self._ready.put((batch, error and (out_of_memory(error, batch.rows) or error)))
 
     def _device_s(self) -> float | None:
         device_s = self._engine.device_s

@@ -12,13 +12,17 @@ from ..datasets.reading import ShardReader
 from ..datasets.records import CommitRecord
 from ..datasets.shards import Shard
 from ..datasets.storage import Storage
-from .attempt import AttemptWriter, BatchFailedError, run_carefully, run_fast
+from .attempt import AttemptWriter
 from .backends import open_engine
 from .batches import BadInput
+from .engine import Engine
+from .execute import run_carefully, run_fast
 from .feed import Feed
 from .hooks import load_hook
-from .pipeline import Pipeline
+from .remembered import batch_memory
 from .results import Results
+from .runtime.image_decoder import ImageDecoder
+from .shrinking import ShrinkingPipeline, Turn
 from .stages import Stage, Stages
 from .task import ActorInfo, Receipt, ScoreTask
 from .trace import NullTracer, Tracer
@@ -33,6 +37,16 @@ _READERS = 4
 def reading_threads(threads: int) -> int:
     """How many threads an actor of so many CPU threads reads with."""
     return max(_READERS, threads)
+
+
+def _image_decoder(engine: Engine, task: ScoreTask) -> tuple[ImageDecoder | None, str]:
+    """What decodes images on the engine's device, or None; and why not, where that is worth a word."""
+    if engine.device_s is None or task.preprocess is not None:
+        return None, ""
+    # Imported here: it brings the ONNX library along, which actors on CPUs do not need.
+    from .runtime.gpu_images import decoder_for
+
+    return decoder_for(engine, task.bindings, task.threads)
 
 
 class Scorer:
@@ -56,26 +70,29 @@ class Scorer:
         self._engine, not_taken = open_engine(
             task.backend, task.network, settings=task.tensorrt, threads=task.threads
         )
-        self._batch_size = agree_batch_size(self._engine, self._output, task.batch_size)
+        memory = batch_memory(self._engine, task.network, task.tensorrt)
+        self._agreed = size = agree_batch_size(self._engine, self._output, task.batch_size, memory)
+        self._memory = memory if size.origin in ("measured", "remembered") else None
         # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
         self._readers = ThreadPoolExecutor(reading_threads(task.threads), "reader")
         self._decoders = ThreadPoolExecutor(task.threads, "decoder")
         self.tracer = Tracer() if task.traced else NullTracer()
         self._stages = Stages(self.tracer)
         self._reader = ShardReader(task.projection, self._readers, task.prefetch_bytes, self._stages.measure)
-        self._feed = Feed(task, preprocess, self._decoders, self._stages)
+        self._images, images_note = _image_decoder(self._engine, task)
+        self._feed = Feed(task, preprocess, self._decoders, self._stages, self._images)
         self._results = Results(self._engine.outputs, postprocess)
-        self._engine.full_rows = self._batch_size
         # While the engine holds its fill, as many batches again are being filled and written.
-        self._pipeline = Pipeline(
-            self._engine, max(task.slots, 2 * self._engine.depth), self._batch_size, self.tracer
-        )
+        slots = max(task.slots, 2 * self._engine.depth)
+        self._pipeline = ShrinkingPipeline(self._engine, slots, size.rows, self.tracer)
         # Only now: what warms the device up is no part of the job.
         self._engine.trace(self.tracer)
         self.info = ActorInfo(
             backend=self._engine.backend,
             not_taken=not_taken,
-            batch_size=self._batch_size,
+            batch_size=self._pipeline.batch_size,
+            batch_origin=size.origin,
+            notes=(*(memory.notes if memory else ()), *([images_note] if images_note else [])),
             node=socket.gethostname(),
             pid=os.getpid(),
             start_s=time.monotonic() - start,
@@ -92,6 +109,8 @@ class Scorer:
         self._pipeline.close()
         self._readers.shutdown()
         self._decoders.shutdown()
+        if self._images is not None:
+            self._images.close()
         self._engine.close()
 
     def score(self, shard: Shard, attempt: str) -> Receipt:
@@ -106,33 +125,45 @@ class Scorer:
         """
         start = time.monotonic()
         self.tracer.name_thread("feeder")
-        self._pipeline.begin(min(self._batch_size, shard.rows))
-        try:
-            try:
-                record = self._attempt(shard, attempt, careful=False)
-            except BatchFailedError:
-                # Some row breaks the engine or a hook: once more, slowly, to find out which.
-                record = self._attempt(shard, attempt, careful=True)
-        finally:
-            self._pipeline.end()
+        record = self._pipeline.run(
+            shard.rows, lambda turn, careful: self._attempt(shard, attempt, turn, careful=careful)
+        )
+        if self._pipeline.batch_size < self._agreed.rows:
+            self._forget()
         return Receipt(
             record=record,
             won=record.attempt == attempt,
             seconds=time.monotonic() - start,
             stats=self._pipeline.stats,
             stages=self._stages.stats,
+            notes=(*self.info.notes, *self._pipeline.notes),
         )
 
-    def _attempt(self, shard: Shard, attempt: str, *, careful: bool) -> CommitRecord:
+    def _forget(self) -> None:
+        """Has the next job measure again: what ran out today may be there for it."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.forget()
+
+    def _attempt(self, shard: Shard, attempt: str, turn: Turn, *, careful: bool) -> tuple[CommitRecord, int]:
+        pipeline, too_large = turn.pipeline, 0
         bad: list[BadInput] = []
-        blocks = self._reader.read(shard, self._feed.block_rows(self._batch_size))
-        batches = self._feed.batches(blocks, self._batch_size, bad)
+        blocks = self._reader.read(shard, self._feed.block_rows(turn.batch_size))
+        batches = self._feed.batches(blocks, turn.batch_size, bad)
         reorder = self._feed.is_ragged
         codec = self._task.compression
         with AttemptWriter(self._output, shard, attempt, codec, reorder=reorder) as writer:
             if careful:
-                run_carefully(self._pipeline, batches, self._results, writer, bad, self._stages)
+                too_large = run_carefully(
+                    pipeline,
+                    batches,
+                    self._results,
+                    writer,
+                    bad,
+                    self._stages,
+                    blames_memory=turn.is_single,
+                )
             else:
-                run_fast(self._pipeline, batches, self._results, writer, self._stages)
+                run_fast(pipeline, batches, self._results, writer, self._stages)
             with self._stages.measure(Stage.COMMIT):
-                return writer.commit(bad)
+                return writer.commit(bad), too_large

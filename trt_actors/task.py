@@ -1,4 +1,4 @@
-"""What every actor of a scoring job is told, once, and what it answers about each shard."""
+"""What every actor of a job is told, once, and what it answers about each shard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pipeline import PipelineStats
 from .prepared import Prepared
 from .stages import StageStats
 
-__all__ = ["ActorInfo", "Receipt", "ScoreTask", "TensorRTSettings"]
+__all__ = ["ActorInfo", "FeedTask", "Receipt", "ScoreTask", "TensorRTSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class TensorRTSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreTask:
-    """One scoring job, as an actor needs it.
+class FeedTask:
+    """What it takes to make the inputs of a network from a dataset.
 
     Attributes:
         network: The model with pre- and post-processing built in.
@@ -44,19 +44,10 @@ class ScoreTask:
         given: Columns the user named per input, for binding after a preprocess hook.
         binding_options: What the user said about the columns.
         masks: Inputs that get the attention mask of the ragged ones.
-        keep: Columns carried into the output.
+        keep: Columns carried along with the rows.
         preprocess: Hook name or None.
-        postprocess: Hook name or None.
         hook_folder: Where hooks may lie besides ``sys.path``.
-        output_url: Root of the output.
-        generation: Its generation.
-        job: Its job record.
-        compression: Parquet codec of the output.
-        batch_size: Rows a batch; None measures.
-        backend: ``auto`` or one backend's name.
-        tensorrt: How TensorRT engines are built and where they are kept.
         threads: CPU threads of this actor's engine and readers.
-        slots: Batches in flight inside the actor.
         prefetch_bytes: What may be read ahead for each shard.
     """
 
@@ -68,8 +59,35 @@ class ScoreTask:
     masks: tuple[TensorSpec, ...] = ()
     keep: tuple[str, ...] = ()
     preprocess: str | None = None
-    postprocess: str | None = None
     hook_folder: str | None = None
+    threads: int = 1
+    prefetch_bytes: int = 64 << 20
+
+    @property
+    def fed(self) -> tuple[TensorSpec, ...]:
+        """The inputs that columns feed: all but the masks."""
+        masked = {spec.name for spec in self.masks}
+        return tuple(spec for spec in self.network.inputs if spec.name not in masked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTask(FeedTask):
+    """One scoring job, as an actor needs it.
+
+    Attributes:
+        postprocess: Hook name or None.
+        output_url: Root of the output.
+        generation: Its generation.
+        job: Its job record.
+        compression: Parquet codec of the output.
+        batch_size: Rows a batch; None measures.
+        backend: ``auto`` or one backend's name.
+        tensorrt: How TensorRT engines are built and where they are kept.
+        slots: Batches in flight inside the actor.
+        traced: Whether the actor keeps a trace.
+    """
+
+    postprocess: str | None = None
     output_url: str
     generation: str
     job: JobRecord
@@ -77,16 +95,8 @@ class ScoreTask:
     batch_size: int | None
     backend: str = "auto"
     tensorrt: TensorRTSettings
-    threads: int = 1
     slots: int = 4
-    prefetch_bytes: int = 64 << 20
     traced: bool = False
-
-    @property
-    def fed(self) -> tuple[TensorSpec, ...]:
-        """The inputs that columns feed: all but the masks."""
-        masked = {spec.name for spec in self.masks}
-        return tuple(spec for spec in self.network.inputs if spec.name not in masked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,8 @@ class ActorInfo:
         backend: The backend it took.
         not_taken: Why it took none of the better ones, if any.
         batch_size: Rows a batch.
+        batch_origin: Whether that is ``given``, ``measured`` or ``remembered``; empty for a default.
+        notes: What a user should know of the start.
         node: Host name.
         pid: Process id.
         start_s: Seconds it needed to load the network.
@@ -105,6 +117,8 @@ class ActorInfo:
     backend: str
     not_taken: str
     batch_size: int
+    batch_origin: str = ""
+    notes: tuple[str, ...] = ()
     node: str
     pid: int
     start_s: float
@@ -119,6 +133,8 @@ class Receipt:
         won: Whether it is this attempt's.
         seconds: What this attempt took.
         stats: The actor's account so far.
+        stages: What its threads did so far.
+        notes: What a user should know of the actor's work so far.
     """
 
     record: CommitRecord
@@ -126,3 +142,4 @@ class Receipt:
     seconds: float
     stats: PipelineStats
     stages: StageStats
+    notes: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .engine import Engine, Slot
+from .out_of_memory import out_of_memory
 
 __all__ = ["bind_zeros", "fastest_run", "run_alone", "warm_up"]
 
@@ -57,6 +58,9 @@ def warm_up(engine: Engine, slots: Sequence[Slot], rows: int) -> float:
 
     Returns:
         Rows per second that the device executes; 0 when it was not measured.
+
+    Raises:
+        OutOfMemoryError: The device has no memory for all these slots.
     """
     if engine.device_s is None or not all(spec.is_static for spec in engine.inputs):
         return 0.0
@@ -65,6 +69,9 @@ def warm_up(engine: Engine, slots: Sequence[Slot], rows: int) -> float:
             bind_zeros(engine, slot, rows)
             run_alone(engine, slot, rows)
         fastest_s = fastest_run(engine, slots[0], rows, _RATE_SECONDS)
-    except Exception:
+    except Exception as error:
+        ran_out = out_of_memory(error, rows)
+        if ran_out is not None:
+            raise ran_out from error
         return 0.0
     return rows / max(fastest_s, 1e-9)

@@ -43,7 +43,7 @@ def cache() -> None:
 @_where
 @as_json_option
 def list_engines(url: str | None, as_json: bool) -> None:
-    """List the engines of a cache."""
+    """List the engines of a cache, and the batch sizes remembered."""
     from ..cache import list_cache
 
     with results_alone():
@@ -85,9 +85,9 @@ def verify(key: str | None, url: str | None, as_json: bool) -> None:
 @cache.command()
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @_where
-@option("--model", default="", metavar="DIGEST", text="Engines of this model only.")
-@option("--older-than", type=_Age(), metavar="AGE", text="Engines published at least so long ago: 12h, 30d.")
-@option("--all", "everything", is_flag=True, text="All engines.")
+@option("--model", default="", metavar="DIGEST", text="Of this model only.")
+@option("--older-than", type=_Age(), metavar="AGE", text="Published at least so long ago: 12h, 30d.")
+@option("--all", "everything", is_flag=True, text="All of them.")
 @option("--damaged", is_flag=True, text="Damaged engines; reads every file.")
 @option("--dry-run", is_flag=True, text="Only tell what would go.")
 @as_json_option
@@ -101,9 +101,9 @@ def prune(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove engines that meet all conditions given, then whatever no engine needs any more.
+    """Remove engines and batch sizes that meet all conditions given, then whatever no engine needs any more.
 
-    Without a condition no engine goes, only leftovers of builds that died.
+    Without a condition none of them goes, only leftovers of builds that died.
     """
     from ..cache import prune_cache
 

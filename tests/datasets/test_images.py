@@ -18,6 +18,7 @@ from trtfleet.datasets import images
 from trtfleet.datasets.bindings import BindingOptions, bind
 from trtfleet.datasets.decode import decode
 from trtfleet.datasets.elements import Decoded
+from trtfleet.datasets.jpeg import decode_jpeg
 from trtfleet.datasets.orientation import orientation
 from trtfleet.datasets.signature import Dim, TensorSpec
 
@@ -61,10 +62,43 @@ def test_lossless_formats_give_their_pixels(form: str, options: dict[str, Any]) 
     assert result.bad == last.bad == ()
 
 
-def test_jpeg_gives_what_pillow_gives() -> None:
-    data = encode(noise(17, 9), "JPEG", quality=90)
-    expected = np.asarray(Image.open(io.BytesIO(data)))
-    np.testing.assert_array_equal(decoded([data], "H", "W", 3).values[0], expected)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"quality": 30, "subsampling": 0},
+        {"progressive": True, "subsampling": 1},
+        {"restart_marker_rows": 1},
+    ],
+)
+def test_jpeg_gives_what_pillow_gives(mode: str, turn: int, options: dict[str, Any]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encode(Image.fromarray(noise(50, 37)).convert(mode), "JPEG", exif=exif, **options)
+    assert decode_jpeg(memoryview(data), 10_000) is not None
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    result = decoded([data, data], "H", "W", 3)
+    np.testing.assert_array_equal(result.values, np.stack([np.asarray(whole)] * 2))
+    small = np.asarray(whole.resize((8, 6), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(decoded([data], 3, 6, 8).values[0], small.transpose(2, 0, 1))
+
+
+def test_a_usual_jpeg_does_not_need_pillow_s_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("not by Pillow")
+
+    monkeypatch.setattr(images._Jpeg, "load", refuse)
+    assert decoded([encode(noise(50, 37), "JPEG")], 50, 37, 3).bad == ()
+
+
+def test_unusual_jpegs_are_left_to_pillow() -> None:
+    data = encode(noise(50, 37), "JPEG")
+    cmyk = encode(Image.fromarray(noise(50, 37)).convert("CMYK"), "JPEG")
+    for left in (cmyk, data[:-200], data[:3], b"", data[:40] + b"\xff" * 100):
+        assert decode_jpeg(memoryview(left), 10_000) is None
+    assert decode_jpeg(memoryview(data), 50 * 37 - 1) is None
 
 
 def test_modes_follow_the_channels_of_the_input() -> None:

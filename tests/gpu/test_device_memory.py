@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from trtfleet.errors import BackendError
-from trtfleet.trt_actors.runtime.cuda import CudaDevice, cuda_missing
+from trtfleet.trt_actors.runtime.cuda import CudaDevice
 from trtfleet.trt_actors.runtime.libcuda import call, gpus
 from trtfleet.trt_actors.runtime.memory import Pool
 
-pytestmark = pytest.mark.skipif(cuda_missing() is not None, reason=str(cuda_missing()))
+pytestmark = pytest.mark.gpu("pycuda")
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import trtfleet
-from trtfleet.trt_actors.onnxruntime_engine import cuda_missing
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(cuda_missing() is not None, reason=str(cuda_missing())),
+    pytest.mark.gpu("onnxruntime"),
     pytest.mark.usefixtures("ray_session"),
 ]
 

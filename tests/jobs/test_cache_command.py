@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from trtfleet.errors import CacheError, UsageError
 from trtfleet.jobs.cache import list_cache, prune_cache, show_engine, verify_cache
+from trtfleet.trt_actors.cache.batch_sizes import BatchSize, keep_batch_size
 from trtfleet.trt_actors.cache.entry import Entry
 from trtfleet.trt_actors.cache.identity import Identity
-from trtfleet.trt_actors.cache.objects import ENTRIES, blob_path
+from trtfleet.trt_actors.cache.objects import BATCHES, ENTRIES, blob_path
 from trtfleet.trt_actors.cache.store import EngineCache
 
 IDENTITY = Identity(
@@ -133,6 +134,49 @@ def test_prune_of_what_is_damaged(place: str, engines: list[Entry]) -> None:
     assert f"{engines[1].key[:12]}  damaged" in text
     assert cache.entries() == (good,)
     verify_cache(place).check()
+
+
+@pytest.fixture
+def size(place: str, engines: list[Entry]) -> BatchSize:
+    """A batch size beside the engines."""
+    identity = replace(IDENTITY, flavour="onnxruntime-cuda", version="1.31.1", options={})
+    made = BatchSize(identity=identity, rows=256, rows_per_s=11_700.4)
+    keep_batch_size(EngineCache(place).objects, made)
+    return made
+
+
+def test_list_shows_remembered_batch_sizes(place: str, size: BatchSize) -> None:
+    values, text = plain(list_cache(place))
+    assert [(one["key"], one["rows"]) for one in values["batch_sizes"]] == [(size.key, 256)]
+    *_, line, last = text.splitlines()
+    assert line.startswith(
+        f"{size.key[:12]}  model {'a' * 12}  batch size 256  onnxruntime-cuda 1.31.1  NVIDIA"
+    )
+    assert "NVIDIA L4 (8.9)  11,700 rows/s" in line
+    assert last == f"2 engines, 2.9 KiB and 1 batch sizes in {EngineCache(place).url}"
+    EngineCache(place).objects.put(f"{BATCHES}/{size.key}.json", b"{")
+    _, text = plain(list_cache(place))
+    assert f"unreadable: the batch size of key {size.key[:12]} is damaged" in text
+
+
+def test_prune_of_batch_sizes(place: str, size: BatchSize) -> None:
+    _, text = plain(prune_cache(place, keys=(size.key[:9],), dry_run=True))
+    assert text.splitlines()[-1] == "would remove 1 batch sizes"
+    assert prune_cache(place).batch_sizes == ()
+    values, _ = plain(prune_cache(place, model="a"))
+    assert (len(values["engines"]), len(values["batch_sizes"])) == (1, 1)
+    assert list_cache(place).batch_sizes == ()
+    EngineCache(place).objects.put(f"{BATCHES}/{size.key}.json", b"{")
+    _, text = plain(prune_cache(place, damaged=True))
+    assert f"{size.key[:12]}  damaged" in text
+    assert list_cache(place).unreadable == ()
+
+
+def test_a_key_of_an_engine_and_its_batch_size_names_both(place: str, engines: list[Entry]) -> None:
+    keep_batch_size(EngineCache(place).objects, BatchSize(identity=IDENTITY, rows=8))
+    assert show_engine(engines[0].key[:7], place).key == engines[0].key
+    done = prune_cache(place, keys=(engines[0].key[:7],))
+    assert (len(done.engines), len(done.batch_sizes)) == (1, 1)
 
 
 def test_an_age_below_zero_is_refused(place: str) -> None:

@@ -4,6 +4,7 @@ CACHE/blobs/<sha256>               what bundles consist of, each content once
 CACHE/entries/<key>.json           the manifests; creating one publishes its bundle
 CACHE/pending/<name>.json          blobs of a publication under way, which a prune spares
 CACHE/leases/<key>/<epoch>.json    who builds what
+CACHE/batches/<key>.json           batch sizes that were measured
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from ...datasets.storage import Storage, foreign_errors
 from ...errors import CacheError
 
-__all__ = ["BLOBS", "ENTRIES", "LEASES", "PENDING", "Objects", "blob_path", "manifest_path"]
+__all__ = ["BATCHES", "BLOBS", "ENTRIES", "LEASES", "PENDING", "Objects", "blob_path", "manifest_path"]
 
-BLOBS, ENTRIES, PENDING, LEASES = "blobs", "entries", "pending", "leases"
+BLOBS, ENTRIES, PENDING, LEASES, BATCHES = "blobs", "entries", "pending", "leases", "batches"
 
 _CHUNK_BYTES = 16 << 20
 
@@ -90,13 +91,13 @@ class Objects:
         A new local cache is its user's alone.
         """
         with self._errors("written"):
-            if self.local_root is not None:
-                os.makedirs(self.local_root, mode=0o700, exist_ok=True)
+            self._make_root()
             return self._storage.put_new(path, data)
 
     def put(self, path: str, data: bytes) -> None:
-        """Creates or replaces a small object."""
+        """Creates or replaces a small object; a new local cache is its user's alone."""
         with self._errors("written"):
+            self._make_root()
             self._storage.put(path, data)
 
     def put_content(self, path: str, data: bytes) -> bool:
@@ -115,6 +116,10 @@ class Objects:
         """Deletes objects; those already gone are passed over."""
         with self._errors("written"):
             self._storage.delete(paths)
+
+    def _make_root(self) -> None:
+        if self.local_root is not None:
+            os.makedirs(self.local_root, mode=0o700, exist_ok=True)
 
     def _errors(self, what: str) -> contextlib.AbstractContextManager[None]:
         return foreign_errors(

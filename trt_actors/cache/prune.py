@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...errors import CacheError
+from .batch_sizes import BatchSize, KeptBatchSizes, forget_batch_sizes
 from .entry import Entry
 from .lease import LeaseRecord
 from .objects import BLOBS, LEASES, PENDING, Objects, manifest_path
@@ -21,13 +22,13 @@ GRACE_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which entries to remove: those that meet all conditions given; without one, none.
+    """Which entries and batch sizes to remove: those that meet all conditions given; without one, none.
 
     Attributes:
         keys: Whole keys.
         model: Digest of a model, or its beginning.
-        older_than_s: Only entries published at least this long ago.
-        everything: Every entry.
+        older_than_s: Only what was published at least this long ago.
+        everything: All of them.
     """
 
     keys: tuple[str, ...] = ()
@@ -35,8 +36,8 @@ class Selection:
     older_than_s: float | None = None
     everything: bool = False
 
-    def takes(self, entry: Entry, now_s: float) -> bool:
-        """Whether an entry is to go."""
+    def takes(self, entry: Entry | BatchSize, now_s: float) -> bool:
+        """Whether an entry or a batch size is to go."""
         conditions = []
         if self.keys:
             conditions.append(entry.key in self.keys)
@@ -58,6 +59,8 @@ class Pruned:
         size_bytes: Of these blobs.
         records: How many records of dead builders.
         blobs_kept: Why no blob was removed; empty when that was possible.
+        batch_sizes: Batch sizes that were remembered.
+        damaged_sizes: Keys of batch sizes that could not be read.
     """
 
     entries: tuple[Entry, ...]
@@ -66,6 +69,8 @@ class Pruned:
     size_bytes: int
     records: int
     blobs_kept: str = ""
+    batch_sizes: tuple[BatchSize, ...] = ()
+    damaged_sizes: tuple[str, ...] = ()
 
 
 def prune(
@@ -86,7 +91,8 @@ def prune(
         cache: The cache.
         selection: Which entries; None for none.
         also: Keys of further entries.
-        damaged: Whether manifests that cannot be read go too; those of a later version always stay.
+        damaged: Whether manifests and batch sizes that cannot be read go too; manifests of a later version
+            always stay.
         dry_run: Whether to remove nothing and only tell.
         grace_s: See above.
 
@@ -108,11 +114,15 @@ def prune(
     }
     loose = [] if kept_why else [path for path in blobs if path.rpartition("/")[2] not in named]
     dead += _leases(objects, kept, now_s - grace_s)
+    sizes = KeptBatchSizes.of(objects)
+    forgotten = tuple(size for size in sizes.sizes if wanted.takes(size, now_s))
+    illegible = sizes.unreadable if damaged else ()
     if not dry_run:
         # Manifests first: an entry never stands without its blobs.
         objects.delete([manifest_path(key) for key in [*(entry.key for entry in gone), *broken]])
         objects.delete(loose)
         objects.delete(dead)
+        forget_batch_sizes(objects, *(size.key for size in forgotten), *illegible)
     return Pruned(
         entries=tuple(gone),
         damaged=tuple(broken),
@@ -120,6 +130,8 @@ def prune(
         size_bytes=sum(blobs[path] for path in loose),
         records=len(dead),
         blobs_kept=kept_why,
+        batch_sizes=forgotten,
+        damaged_sizes=illegible,
     )
 
 

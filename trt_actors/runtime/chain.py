@@ -69,7 +69,7 @@ class Chain:
         """What a user should know of the executions so far."""
         said = list(self._fell_back.values())
         for place, runner in enumerate(self._runners):
-            recorded = runner.recorded if isinstance(runner, PlanRunner) else None
+            recorded = runner.recorded if isinstance(runner, PlanRunner | NativeRunner) else None
             if recorded is not None and recorded.refused:
                 said.append(f"segment {place} runs without CUDA graphs: {recorded.refused}")
         return said
@@ -129,6 +129,10 @@ class Chain:
                 stream=self._stream,
                 pool=self._pool,
                 threads=self._threads,
+                # As above; and host memory has no graphs.
+                use_graphs=self._device.memory_kind == "cuda"
+                and segment.kind == "native"
+                and len(self._segments) == 1,
             )
         self._natives[place] = made
         return made

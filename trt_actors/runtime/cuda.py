@@ -162,6 +162,11 @@ class CudaDevice:
         with _mapped(self._driver, f"copying {target.nbytes} bytes from the GPU failed"):
             self._driver.memcpy_dtoh_async(target, source, _stream(stream))
 
+    def module(self, ptx: bytes) -> _CudaModule:
+        """Kernels, which the driver compiles for this GPU; see ``Device.module``."""
+        with _mapped(self._driver, f"GPU {self.index} does not take the kernels"):
+            return _CudaModule(self._driver, ptx)
+
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """A CUDA graph; see ``Device.capture``."""
         try:
@@ -217,6 +222,32 @@ class _CudaEvent:
 
     def close(self) -> None:
         self.inner = None
+
+
+class _CudaModule:
+    def __init__(self, driver: Any, ptx: bytes) -> None:
+        # PTX is text, which the driver reads up to a zero byte.
+        self._module: Any = driver.module_from_buffer(ptx + b"\0")
+        self._functions: dict[str, Any] = {}
+        self._driver = driver
+
+    def launch(
+        self,
+        kernel: str,
+        *arguments: np.generic,
+        blocks: tuple[int, ...],
+        threads: tuple[int, ...],
+        stream: Stream,
+    ) -> None:
+        with _mapped(self._driver, f"the kernel {kernel} cannot be launched"):
+            if kernel not in self._functions:
+                self._functions[kernel] = self._module.get_function(kernel)
+            grid, block = (*blocks, 1, 1)[:3], (*threads, 1, 1)[:3]
+            self._functions[kernel](*arguments, grid=grid, block=block, stream=_stream(stream))
+
+    def close(self) -> None:
+        self._functions.clear()
+        self._module = None
 
 
 class _CudaBuffer:

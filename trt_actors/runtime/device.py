@@ -8,7 +8,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-__all__ = ["Buffer", "Device", "Event", "Graph", "HostBuffer", "Stream"]
+__all__ = ["Buffer", "Device", "Event", "Graph", "HostBuffer", "Module", "Stream"]
 
 
 class Buffer(Protocol):
@@ -90,6 +90,35 @@ class Graph(Protocol):
         """Destroys the graph; harmless when repeated."""
 
 
+class Module(Protocol):
+    """Kernels of one source, ready to be launched."""
+
+    def launch(
+        self,
+        kernel: str,
+        *arguments: np.generic,
+        blocks: tuple[int, ...],
+        threads: tuple[int, ...],
+        stream: Stream,
+    ) -> None:
+        """Adds one execution of a kernel to a stream.
+
+        Args:
+            kernel: Its name in the source, which gives it C linkage.
+            arguments: Scalars of exactly the parameters' types; addresses as uint64, structures as
+                ``np.void`` of their bytes. They are copied before this returns.
+            blocks: The grid, one to three dimensions.
+            threads: Of a block, one to three dimensions.
+            stream: Where it goes.
+
+        Raises:
+            BackendError: There is no such kernel, or the driver refuses the launch.
+        """
+
+    def close(self) -> None:
+        """Unloads the kernels, which must have been executed; harmless when repeated."""
+
+
 class Device(Protocol):
     """One accelerator and this process's context on it; constructors touch nothing, ``open`` does.
 
@@ -139,6 +168,13 @@ class Device(Protocol):
 
     def download(self, target: np.ndarray, source: int, stream: Stream) -> None:
         """Copies from a device address to a C-contiguous host array."""
+
+    def module(self, ptx: bytes) -> Module:
+        """Loads kernels that ``scripts/make-ptx`` made; the driver compiles them for the device.
+
+        Raises:
+            BackendError: The driver does not take them.
+        """
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """Records what ``work`` adds to a stream, without executing it.

@@ -69,7 +69,7 @@ class Pool:
             try:
                 buffer = self._device.allocate(size)
             except MemoryError:
-                self._trim()
+                self.trim()
                 buffer = self._device.allocate(size)
         self._out += 1
         return Block(self, buffer)
@@ -82,7 +82,14 @@ class Pool:
     def close(self) -> None:
         """Frees everything that is not in use, and what is as soon as it is released."""
         self._is_closed = True
-        self._trim()
+        self.trim()
+
+    def trim(self) -> None:
+        """Frees everything that is not in use."""
+        while self._free:
+            _, buffers = self._free.popitem()
+            for buffer in buffers:
+                buffer.close()
 
     def _take_back(self, buffer: Buffer) -> None:
         self._out -= 1
@@ -90,12 +97,6 @@ class Pool:
             buffer.close()
         else:
             self._free.setdefault(buffer.size_bytes, []).append(buffer)
-
-    def _trim(self) -> None:
-        while self._free:
-            _, buffers = self._free.popitem()
-            for buffer in buffers:
-                buffer.close()
 
 
 def _rounded(size_bytes: int) -> int:

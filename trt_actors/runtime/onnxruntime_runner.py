@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import helper
 
 from ...datasets.storage import one_line
 from ...errors import BackendError, ModelError
 from .device import Device, Stream
 from .memory import Pool
+from .native_graphs import NativeGraphs, check_recording
+from .session_tensors import KnownOutput, known_outputs, numpy_dtype
 from .values import DeviceArray, Place, Value
 
 __all__ = ["HostRunner", "NativeRunner"]
 
 _FATAL_ONLY = 4
+_MOST_BINDINGS = 64
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_TYPES = {
-    "float": "FLOAT",
-    "float16": "FLOAT16",
-    "bfloat16": "BFLOAT16",
-    "double": "DOUBLE",
-    "bool": "BOOL",
-    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
+
+_Key = tuple[tuple[str, int, tuple[int, ...]], ...]
 
 
 def _session(model: bytes, providers: Sequence[Any], threads: int) -> Any:
@@ -96,10 +94,15 @@ class NativeRunner:
         stream: What the work is added to.
         pool: Where to take an address for empty arrays from.
         threads: CPU threads of one operator that has no kernel on the device.
+        use_graphs: Whether batches whose addresses come again may become CUDA graphs, as where the segment is
+            the whole network. Outputs whose shape only an execution finds out rule that out.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model.
         BackendError: It cannot use the device.
+
+    Attributes:
+        recorded: Its CUDA graphs; None where there will be none.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class NativeRunner:
         stream: Stream,
         pool: Pool,
         threads: int = 1,
+        use_graphs: bool = False,
     ) -> None:
         self._outputs = tuple(outputs)
         self._stream = stream
@@ -139,9 +143,42 @@ class NativeRunner:
             )
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._known = known_outputs(self._session, self._outputs) if use_graphs else None
+        self._bindings: OrderedDict[_Key, Any] = OrderedDict()
+        self.recorded: NativeGraphs | None = None
+        if self._known is not None:
+            self.recorded = NativeGraphs(device, stream, check_recording if self._is_in_order else None)
 
     def run(self, values: Mapping[str, Value], place: Place | None = None) -> dict[str, Value]:
         """Adds the segment to the stream; what ONNX Runtime raises passes through."""
+        given = {name: value for name, value in values.items() if isinstance(value, DeviceArray)}
+        known, recorded = self._known, self.recorded
+        if known is None or recorded is None or place is None or len(given) < len(values):
+            return self._run_anywhere(values)
+        try:
+            return self._run_in_place(given, known, place, recorded)
+        except Exception:
+            if recorded.captures:
+                raise
+        # A shape that the model declares may not be true. If the batch is to blame, this raises too.
+        found = self._run_anywhere(values)
+        self._known = None
+        return found
+
+    def _run_anywhere(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        binding = self._bound(values)
+        for name in self._outputs:
+            binding.bind_output(name, self._kind, self._index)
+        self._execute(binding)
+        return dict(zip(self._outputs, map(self._taken, binding.get_outputs()), strict=True))
+
+    def _execute(self, binding: Any) -> None:
+        if not self._is_in_order:
+            self._stream.synchronize()
+        self._session.run_with_iobinding(binding, self._options)
+
+    def _bound(self, values: Mapping[str, Value]) -> Any:
+        """A binding of the inputs."""
         binding = self._session.io_binding()
         for name, value in values.items():
             if isinstance(value, np.ndarray):
@@ -150,16 +187,34 @@ class NativeRunner:
                 element = helper.np_dtype_to_tensor_dtype(value.dtype)
                 pointer = value.pointer or self._empty.pointer
                 binding.bind_input(name, self._kind, self._index, element, list(value.shape), pointer)
-        for name in self._outputs:
-            binding.bind_output(name, self._kind, self._index)
-        if not self._is_in_order:
-            self._stream.synchronize()
-        self._session.run_with_iobinding(binding, self._options)
-        return dict(zip(self._outputs, map(self._taken, binding.get_outputs()), strict=True))
+        return binding
+
+    def _run_in_place(
+        self,
+        values: Mapping[str, DeviceArray],
+        known: Mapping[str, KnownOutput],
+        place: Place,
+        recorded: NativeGraphs,
+    ) -> dict[str, Value]:
+        """As ``run``, with every output in memory that is not the session's, by graph once there is one."""
+        rows = next(iter(values.values())).shape[0]
+        placed = {name: place(name, output.shape(rows), output.dtype) for name, output in known.items()}
+        addressed = {**values, **placed}
+        key = tuple((name, value.pointer, value.shape) for name, value in addressed.items())
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = self._bindings[key] = self._bound(values)
+            for name, value in placed.items():
+                element = helper.np_dtype_to_tensor_dtype(value.dtype)
+                binding.bind_output(name, self._kind, self._index, element, list(value.shape), value.pointer)
+            if len(self._bindings) > _MOST_BINDINGS:
+                self._bindings.popitem(last=False)
+        recorded.execute(key, lambda: self._execute(binding), list(placed.values()))
+        return dict(placed)
 
     def _taken(self, value: Any) -> DeviceArray:
-        element = value.data_type().removeprefix("tensor(").removesuffix(")")
-        if element not in _TYPES:
+        dtype = numpy_dtype(value.data_type())
+        if dtype is None:
             raise ModelError(
                 f"a native segment makes a value of type {value.data_type()}",
                 "such values cannot leave a segment",
@@ -167,11 +222,14 @@ class NativeRunner:
         return DeviceArray(
             pointer=value.data_ptr() or self._empty.pointer,
             shape=tuple(value.shape()),
-            dtype=np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(_TYPES[element]))),
+            dtype=dtype,
             owner=_Held(value, None if self._is_in_order else self._stream),
         )
 
     def close(self) -> None:
         """Drops the session; its outputs must be released before."""
+        if self.recorded is not None:
+            self.recorded.close()
+        self._bindings.clear()
         self._session = None
         self._empty.release()

@@ -83,6 +83,11 @@ class SegmentedEngine:
         return (*self._chain.notes, *(self._device.notes if self._device else ()))
 
     @property
+    def device(self) -> Device | None:
+        """Where it executes, open while the engine is; None for host memory."""
+        return self._device
+
+    @property
     def runners(self) -> Sequence[Runner]:
         """What executes the segments, while open."""
         return self._chain.runners
@@ -116,6 +121,19 @@ class SegmentedEngine:
         slot = DeviceSlot(self.inputs, self._device, self.full_rows if is_fixed else None)
         self._slots.append(slot)
         return slot
+
+    def free_slots(self) -> None:
+        """Frees the memory of every slot, and what is kept for values between segments.
+
+        No batch may be on the engine, and no slot made before may be used again.
+        """
+        if self._device is None or self._lane is None:
+            return
+        with self._device.current():
+            self._lane.drain()
+            while self._slots:
+                self._slots.pop().close()
+            self._lane.pool.trim()
 
     def enqueue(self, slot: Any, rows: int) -> None:
         """Starts a batch; without a device, runs it at once.
@@ -157,6 +175,7 @@ class SegmentedEngine:
             if array.nbytes:
                 device.upload(target.pointer, array, lane.up)
             values[name] = target
+        values |= slot.placed(rows, lane.up)
         slot.uploaded.record(lane.up)
         lane.compute.wait_for(slot.uploaded)
         slot.started.record(lane.compute)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ...datasets.signature import TensorSpec
-from .device import Buffer, Device, HostBuffer
+from .device import Buffer, Device, HostBuffer, Stream
+from .device_rows import DeviceRows
 from .values import DeviceArray, Value, nbytes, release, view
 
 __all__ = ["DeviceSlot", "HostSlot"]
@@ -73,6 +74,7 @@ class DeviceSlot(HostSlot):
         self._pinned: dict[str, HostBuffer] = {}
         self._results: dict[str, HostBuffer] = {}
         self._buffers: dict[str, Buffer] = {}
+        self._placed: dict[str, DeviceRows] = {}
         self._held: list[Value] = []
         self.is_in_flight = False
         self.pending: dict[str, np.ndarray] = {}
@@ -82,6 +84,35 @@ class DeviceSlot(HostSlot):
             self.started = device.event()
             self.computed = device.event()
             self.done = device.event()
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Pinned memory to fill; see ``Slot.buffer``."""
+        self._placed.pop(name, None)
+        return super().buffer(name, shape)
+
+    def place(self, name: str, rows: DeviceRows) -> None:
+        """Takes an input that lies on the device already, and keeps it until the slot's next batch.
+
+        Args:
+            name: Of the input.
+            rows: Of its dtype; all pixels must be there. They are copied when the batch is enqueued.
+        """
+        self._fed.pop(name, None)
+        self._placed[name] = rows
+
+    def placed(self, rows: int, stream: Stream) -> dict[str, DeviceArray]:
+        """The inputs that lay on the device already, copied to this slot's memory in a stream's order.
+
+        One of fixed size is filled up with its last row. The device's context must be current.
+        """
+        found = {}
+        for name, given in self._placed.items():
+            some, full = given[:rows], max(rows, self._specs[name].batch or 0)
+            target = self.on_device(name, (full, *given.shape[1:]), given.dtype)
+            some.copy_to(target.pointer, stream)
+            some.fill_up(target.pointer, full, stream)
+            found[name] = target
+        return found
 
     def bind(self, name: str, array: np.ndarray) -> None:
         """Copies an array into pinned memory; see ``Slot.bind``."""
@@ -132,6 +163,7 @@ class DeviceSlot(HostSlot):
         self.outputs = {}
         self.pending = {}
         self._fed.clear()
+        self._placed.clear()
         for buffers in (self._pinned, self._results, self._buffers):
             while buffers:
                 buffers.popitem()[1].close()

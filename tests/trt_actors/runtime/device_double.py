@@ -45,6 +45,8 @@ class DeviceDouble:
         self.freed: list[np.ndarray] = []
         self._is_open = False
         self._local = threading.local()
+        # Whoever frees memory executes what is left on the streams of all threads.
+        self.executing = threading.RLock()
 
     def open(self) -> Self:
         self._is_open = True
@@ -78,7 +80,7 @@ class DeviceDouble:
     @property
     def used_bytes(self) -> int:
         """Device memory in use."""
-        return sum(thing.size_bytes for thing in self.alive if isinstance(thing, BufferDouble))
+        return sum(thing.size_bytes for thing in self.alive.copy() if isinstance(thing, BufferDouble))
 
     def allocate(self, size_bytes: int) -> BufferDouble:
         self.check_current()
@@ -95,12 +97,12 @@ class DeviceDouble:
 
     def memory(self, pointer: int, size_bytes: int) -> np.ndarray:
         """The bytes at an address, which must not be freed memory nor reach over the end of an allocation."""
-        for buffer in self.alive:
+        for buffer in self.alive.copy():
             if isinstance(buffer, BufferDouble) and buffer.holds(pointer):
                 assert buffer.holds(pointer + size_bytes - 1), "an access reaches over the end of its memory"
                 start = pointer - buffer.pointer
                 return buffer.array[start : start + size_bytes]
-        for array in self.freed:
+        for array in list(self.freed):
             start = array.ctypes.data
             assert not start <= pointer < start + array.nbytes, "memory is used after it was freed"
         # ONNX Runtime's own memory, or host memory.
@@ -159,12 +161,13 @@ class Thing:
 class BufferDouble(Thing):
     def __init__(self, device: DeviceDouble, size_bytes: int) -> None:
         assert size_bytes > 0
-        super().__init__(device)
         whole = np.full(size_bytes + _ALIGNMENT, _POISON, np.uint8)
         start = -whole.ctypes.data % _ALIGNMENT
         self.array = whole[start : start + size_bytes]
         self.pointer = self.array.ctypes.data
         self.size_bytes = size_bytes
+        # Last: other threads look at what is alive.
+        super().__init__(device)
 
     def holds(self, pointer: int) -> bool:
         return self.pointer <= pointer < self.pointer + self.size_bytes
@@ -250,9 +253,10 @@ class StreamDouble(Thing):
 
     def drain(self, until: Marker | None = None) -> None:
         """Executes what is queued, up to a mark."""
-        while self._queue and not (until and until.is_reached):
-            work, _ = self._queue.pop(0)
-            work()
+        with self.device.executing:
+            while self._queue and not (until and until.is_reached):
+                work, _ = self._queue.pop(0)
+                work()
 
     @property
     def is_idle(self) -> bool:

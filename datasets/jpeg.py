@@ -1,0 +1,59 @@
+"""JPEG images without Pillow's decoder, which holds Python's lock too long for many threads.
+
+Both decoders are libjpeg-turbo and give the same pixels. This one is for what datasets are full of, whole
+images in colour; it leaves the others to Pillow, which also has the last word on what is damaged.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import simplejpeg
+from PIL import Image
+
+from .orientation import TURNS, orientation
+
+__all__ = ["decode_jpeg"]
+
+_SPACES = ("YCbCr", "RGB", "Gray")
+_START_OF_SCAN = 0xDA
+_APP1 = 0xE1
+_EXIF = b"Exif\x00\x00"
+
+
+def decode_jpeg(data: memoryview, most_pixels: int) -> Image.Image | None:
+    """Decodes a JPEG image to RGB, turned upright by its EXIF orientation.
+
+    Args:
+        data: The encoded image.
+        most_pixels: Larger images are left alone.
+
+    Returns:
+        None for what is better left to Pillow: other colour spaces, large images, and whatever is not in
+        perfect order.
+    """
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        if space not in _SPACES or height * width > most_pixels:
+            return None
+        # Four bytes a pixel, as Pillow itself stores RGB: it takes them over as they are.
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGBX", fastdct=False, fastupsample=False)
+    except ValueError:
+        return None
+    flat = pa.Array.from_buffers(pa.uint8(), pixels.size, [None, pa.py_buffer(pixels)])
+    image = Image.fromarrow(pa.FixedSizeListArray.from_arrays(flat, 4), "RGB", (width, height))
+    turn = TURNS.get(orientation(_exif(data)))
+    return image if turn is None else image.transpose(turn)
+
+
+def _exif(data: memoryview) -> bytes:
+    """The EXIF block among the segments before the pixels; empty without one."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _START_OF_SCAN:
+            break
+        body = data[position + 4 : position + 2 + length]
+        if marker == _APP1 and body[: len(_EXIF)] == _EXIF:
+            return bytes(body)
+        position += 2 + length
+    return b""

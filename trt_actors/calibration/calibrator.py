@@ -1,0 +1,192 @@
+"""One actor's part of a calibration, without Ray: units of a sample in, their statistics out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ...datasets.sample_reading import read_batches
+from ...datasets.sampling import Unit
+from ...errors import CalibrationError, TrtfleetError, UsageError
+from ..batches import BadInput
+from ..feed import Feed
+from ..hooks import load_hook
+from .observed import ObservedNetwork
+from .observer import Collection, HostObserver, Observer
+from .statistics import Statistics, encode
+from .task import BadSample, CalibrateTask, CalibratorInfo, UnitReceipt
+
+__all__ = ["BACKENDS", "Calibrator", "open_observer"]
+
+BACKENDS = ("auto", "onnxruntime-cuda", "onnxruntime-cpu")
+"""Where a calibration may run; behind ``auto``, in order of preference."""
+
+_READERS = 2
+_NOT_FINITE = "exclude what makes them with --exclude, check the rows, or does --normalize fit the model?"
+
+
+def open_observer(backend: str, network: ObservedNetwork) -> tuple[Observer, str]:
+    """Opens the best observer that is allowed on this device.
+
+    Returns:
+        The open observer, and why a better one was not taken (empty when the best was).
+
+    Raises:
+        UsageError: The backend is unknown.
+        BackendError: The backend asked for is not available.
+        ModelError: The network cannot be loaded.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend {backend!r} does not calibrate", f"choose one of {', '.join(BACKENDS)}")
+    reason = ""
+    if backend == "onnxruntime-cuda" or (backend == "auto" and os.environ.get("CUDA_VISIBLE_DEVICES")):
+        # Imported here: it looks for GPU libraries, which actors on CPUs do not need.
+        from .device_observer import DeviceObserver
+
+        try:
+            return DeviceObserver(network).open(), ""
+        except TrtfleetError as error:
+            if backend != "auto":
+                raise
+            reason = f"onnxruntime-cuda: {error.fact}"
+    return HostObserver(network).open(), reason
+
+
+class Calibrator:
+    """Observes units for one job on one device; ``observe`` may be called by several threads at once.
+
+    Use as a context manager, or call ``close``.
+
+    Args:
+        task: The job.
+
+    Raises:
+        TrtfleetError: The network cannot be loaded, the backend is missing, or the hook cannot be imported.
+    """
+
+    def __init__(self, task: CalibrateTask) -> None:
+        self._task = task
+        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
+        self._observer, not_taken = open_observer(task.backend, task.observed)
+        self._computing = threading.Lock()
+        # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
+        self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
+        self._decoders = ThreadPoolExecutor(task.threads, "decoder")
+        self._feed = Feed(task, preprocess, self._decoders)
+        self.info = CalibratorInfo(
+            backend=self._observer.backend, not_taken=not_taken, node=socket.gethostname(), pid=os.getpid()
+        )
+
+    def __enter__(self) -> Calibrator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads and releases the device."""
+        self._readers.shutdown()
+        self._decoders.shutdown()
+        with self._computing:
+            self._observer.close()
+
+    def observe(self, unit: Unit) -> UnitReceipt:
+        """Runs a unit's batches through the network.
+
+        Memory does not grow with the unit: a batch is dropped when its tensors are counted.
+
+        Raises:
+            CalibrationError: A tensor has values that are not finite; the message names it and the rows.
+            TrtfleetError: The unit cannot be read or run.
+        """
+        start = time.monotonic()
+        bad: list[BadInput] = []
+        rows = 0
+        collection = self._collection()
+        try:
+            for arrays in self._batches(unit, bad):
+                rows += _rows(arrays)
+                self._add(collection, arrays)
+            with self._computing:
+                statistics = collection.statistics()
+        finally:
+            self._close(collection)
+        if self._not_finite(statistics):
+            raise self._blame(unit)
+        return UnitReceipt(
+            statistics=encode(statistics),
+            rows=rows,
+            bad=tuple(_located(unit, row) for row in sorted(bad, key=lambda row: row.row)),
+            seconds=time.monotonic() - start,
+        )
+
+    def _batches(self, unit: Unit, bad: list[BadInput]) -> Iterator[dict[str, np.ndarray]]:
+        """The inputs of each batch: one set, or one for every shape that its rows have."""
+        task = self._task
+        for blocks in read_batches(unit, task.projection, self._readers, task.prefetch_bytes):
+            for batch in self._feed.batches(blocks, unit.batch_size, bad):
+                yield batch.joined().on_host
+
+    def _collection(self) -> Collection:
+        with self._computing:
+            return self._observer.collection()
+
+    def _add(self, collection: Collection, arrays: Mapping[str, np.ndarray]) -> None:
+        with self._computing:
+            collection.add(arrays)
+
+    def _close(self, collection: Collection) -> None:
+        with self._computing:
+            collection.close()
+
+    def _not_finite(self, statistics: Statistics) -> tuple[str, int] | None:
+        """The first tensor, in the order of the network, with values that are not finite; and how many."""
+        counts = (
+            (name, statistics[name].non_finite) for name in self._task.observed.tensors if name in statistics
+        )
+        return next((found for found in counts if found[1]), None)
+
+    def _blame(self, unit: Unit) -> CalibrationError:
+        """Runs the unit again, batch by batch, to find out which rows give values that are not finite."""
+        task = self._task
+        for blocks in read_batches(unit, task.projection, self._readers, task.prefetch_bytes):
+            collection = self._collection()
+            try:
+                for batch in self._feed.batches(blocks, unit.batch_size, []):
+                    self._add(collection, batch.joined().on_host)
+                with self._computing:
+                    found = self._not_finite(collection.statistics())
+            finally:
+                self._close(collection)
+            if found:
+                tensor, count = found
+                where = _range(unit, int(blocks[0].rows[0]), int(blocks[-1].rows[-1]))
+                return CalibrationError(
+                    f"tensor {tensor!r} has {count:,} values that are NaN or infinite {where}", _NOT_FINITE
+                )
+        where = _range(unit, unit.first, unit.first + unit.rows - 1)
+        return CalibrationError(
+            f"a tensor had values that are NaN or infinite {where}, but not when they ran again", _NOT_FINITE
+        )
+
+
+def _rows(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def _range(unit: Unit, first: int, last: int) -> str:
+    (file, start), (other, stop) = unit.locate(first), unit.locate(last)
+    if file == other:
+        return f"in the sampled rows {start:,} to {stop:,} of {file}"
+    return f"in the sampled rows from {start:,} of {file} to {stop:,} of {other}"
+
+
+def _located(unit: Unit, bad: BadInput) -> BadSample:
+    file, row = unit.locate(bad.row)
+    return BadSample(file=file, row=row, column=bad.column, reason=bad.reason)
