@@ -1,7 +1,7 @@
 """trtfleet: offline inference at cluster scale.
 
 ``score`` runs a job, ``status`` reads what an output says of its job, ``calibrate`` finds a model's int8
-ranges, ``errors`` has every exception.
+ranges, ``compare`` compares two networks, ``errors`` has every exception.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .jobs.calibrate import CalibrateSummary
     from .jobs.calibrate_spec import CalibrateSpec
+    from .jobs.compare import CompareSummary
+    from .jobs.compare_spec import CompareSpec
     from .jobs.spec import ScoreSpec
     from .jobs.status import Status
     from .jobs.summary import Summary
@@ -21,11 +23,14 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrateSpec",
     "CalibrateSummary",
+    "CompareSpec",
+    "CompareSummary",
     "ScoreSpec",
     "Status",
     "Summary",
     "__version__",
     "calibrate",
+    "compare",
     "score",
     "status",
 ]
@@ -33,6 +38,8 @@ __all__ = [
 _LAZY = {
     "CalibrateSpec": ".jobs.calibrate_spec",
     "CalibrateSummary": ".jobs.calibrate",
+    "CompareSpec": ".jobs.compare_spec",
+    "CompareSummary": ".jobs.compare",
     "ScoreSpec": ".jobs.spec",
     "Status": ".jobs.status",
     "Summary": ".jobs.summary",
@@ -89,6 +96,32 @@ def calibrate(
     from .jobs.calibrate_spec import CalibrateSpec
 
     return run_calibrate(CalibrateSpec.of({"model": model, "data": data, "table": table, **options}))
+
+
+def compare(
+    model_a: str | PathLike[str],
+    model_b: str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    **options: Any,
+) -> CompareSummary:
+    """Compares the answers of two models, or of one in two precisions, on a dataset.
+
+    Args:
+        model_a: ONNX file: what is right.
+        model_b: What is compared with it; the same file with ``precision_b``.
+        data: Files, globs, folders or ``s3://`` prefixes of Parquet or Arrow IPC data.
+        **options: The other fields of ``CompareSpec``; plain values as on the command line are understood.
+
+    Returns:
+        How far they are apart, whatever ``max_drop`` is: ``CompareSummary.require`` holds it against that.
+
+    Raises:
+        TrtfleetError: One of ``trtfleet.errors``.
+    """
+    from .jobs.compare import run_compare
+    from .jobs.compare_spec import CompareSpec
+
+    return run_compare(CompareSpec.of({"model_a": model_a, "model_b": model_b, "data": data, **options}))
 
 
 def status(out: str | PathLike[str]) -> Status:

@@ -16,6 +16,7 @@
     ├── ShardFailedError          14   a shard kept failing and its cause is not one row
     ├── CacheError                15   the engine cache cannot be used or does not hold what its manifest says
     ├── CalibrationError          16   calibration statistics or a table cannot be made, read or used here
+    ├── ParityError               17   a network differs from the one it stands in for by more than --max-drop
     └── InternalError             70   a defect of trtfleet itself
 
 An interrupt (Ctrl-C) exits with 130. A message states the fact with its numbers; ``hint`` says what to do.
@@ -40,6 +41,7 @@ __all__ = [
     "MismatchError",
     "ModelError",
     "OutputError",
+    "ParityError",
     "ShardFailedError",
     "TrtfleetError",
     "UsageError",
@@ -154,6 +156,12 @@ class CalibrationError(TrtfleetError):
     """Calibration statistics or a table cannot be made, read or used here."""
 
     exit_code = 16
+
+
+class ParityError(TrtfleetError):
+    """A network differs from the one it stands in for by more than ``max_drop`` allows."""
+
+    exit_code = 17
 
 
 class InternalError(TrtfleetError):

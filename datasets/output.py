@@ -32,6 +32,7 @@ SUCCESS = "_SUCCESS"
 _GENERATION = re.compile(r"g\d{4,}")
 _FINAL = re.compile(r"part-\d{5,}\.parquet")
 _IO_THREADS = 32
+_READ_AT_ONCE = 4096
 
 _R = TypeVar("_R", bound=CommitRecord | RunRecord)
 
@@ -161,8 +162,13 @@ class Output:
 
         with foreign_errors(OutputError, f"cannot read {self.storage.url}"):
             paths = [entry.path for entry in self.storage.list(self.path(kind, "").rstrip("/"))]
+            records: list[_R] = []
             with ThreadPoolExecutor(_IO_THREADS, "records") as pool:
-                return [record for found in pool.map(read, paths) for record in found]
+                # All at once, the futures of a million records would take more memory than the records.
+                for start in range(0, len(paths), _READ_AT_ONCE):
+                    for found in pool.map(read, paths[start : start + _READ_AT_ONCE]):
+                        records.extend(found)
+            return records
 
     def report_run(self, record: RunRecord) -> None:
         """Replaces a run's account."""

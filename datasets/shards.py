@@ -17,7 +17,7 @@ _SMALLEST_SHARD_BYTES = 16 << 10
 _SHARDS_PER_ACTOR = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """What a footer says of one row group or record batch.
 
@@ -32,7 +32,7 @@ class Group:
     keep: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
     """A run of rows inside one row group.
 
@@ -49,7 +49,7 @@ class Segment:
     first_row: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """A unit of work: some rows of one file, in file order.
 
@@ -70,7 +70,8 @@ class Shard:
     @property
     def rows(self) -> int:
         """Rows before any filter."""
-        return sum(segment.rows for segment in self.segments)
+        segments = self.segments
+        return segments[0].rows if len(segments) == 1 else sum(segment.rows for segment in segments)
 
 
 def suggest_shard_bytes(total_bytes: int, actors: int, most_bytes: int = DEFAULT_SHARD_BYTES) -> int:
@@ -91,16 +92,19 @@ def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_byt
         raise UsageError(f"shard_bytes must be >= 1, got {shard_bytes}")
     shards: list[Shard] = []
     for file, groups in dataset:
-        pending: list[tuple[Segment, int]] = []
+        # What the ids of a file's shards have in common is digested once.
+        digest = hashlib.sha256(f"{file.url}\0{file.size_bytes}\0{file.version}\0".encode())
+        pending: list[Segment] = []
         pending_bytes = 0
         for segment, size in _segments(groups, shard_bytes):
             if pending and pending_bytes + size > shard_bytes:
-                shards.append(_shard(len(shards), file, pending))
+                shards.append(_shard(len(shards), file, digest, pending, pending_bytes))
                 pending, pending_bytes = [], 0
-            pending.append((segment, size))
-            pending_bytes += size
+            pending.append(segment)
+            # The footer's own number serves a shard of one row group: a million of them are 30 MiB.
+            pending_bytes = pending_bytes + size if pending_bytes else size
         if pending:
-            shards.append(_shard(len(shards), file, pending))
+            shards.append(_shard(len(shards), file, digest, pending, pending_bytes))
     return shards
 
 
@@ -109,21 +113,28 @@ def _segments(groups: Sequence[Group], shard_bytes: int) -> Iterator[tuple[Segme
     for number, group in enumerate(groups):
         if group.keep and group.rows:
             pieces = min(group.rows, max(1, round(group.size_bytes / shard_bytes)))
-            edges = [group.rows * piece // pieces for piece in range(pieces + 1)]
-            for start, stop in pairwise(edges):
-                segment = Segment(group=number, offset=start, rows=stop - start, first_row=first_row + start)
-                yield segment, group.size_bytes * (stop - start) // group.rows
+            if pieces == 1:
+                segment = Segment(group=number, offset=0, rows=group.rows, first_row=first_row)
+                yield segment, group.size_bytes
+            else:
+                edges = [group.rows * piece // pieces for piece in range(pieces + 1)]
+                for start, stop in pairwise(edges):
+                    segment = Segment(
+                        group=number, offset=start, rows=stop - start, first_row=first_row + start
+                    )
+                    yield segment, group.size_bytes * (stop - start) // group.rows
         first_row += group.rows
 
 
-def _shard(index: int, file: SourceFile, parts: Sequence[tuple[Segment, int]]) -> Shard:
-    segments = tuple(segment for segment, _ in parts)
-    rows = ",".join(f"{s.group}:{s.offset}+{s.rows}" for s in segments)
-    name = f"{file.url}\0{file.size_bytes}\0{file.version}\0{rows}"
+def _shard(
+    index: int, file: SourceFile, of_file: hashlib._Hash, segments: Sequence[Segment], size_bytes: int
+) -> Shard:
+    digest = of_file.copy()
+    digest.update(",".join([f"{s.group}:{s.offset}+{s.rows}" for s in segments]).encode())
     return Shard(
-        id=hashlib.sha256(name.encode()).hexdigest()[:20],
+        id=digest.hexdigest()[:20],
         index=index,
         file=file,
-        segments=segments,
-        size_bytes=sum(size for _, size in parts),
+        segments=tuple(segments),
+        size_bytes=size_bytes,
     )

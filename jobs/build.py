@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..trt_actors.cache.store import EngineCache
 from ..trt_actors.model import load_file
 from ..trt_actors.task import TensorRTSettings
 from ..trt_actors.tensorrt_backend import identity_here
+from .int8 import quantized_file
 
 __all__ = ["BuildReport", "run_build"]
 
@@ -39,6 +40,7 @@ class BuildReport:
         built: What this process built; None when it was found.
         seconds: From start to end.
         precision: What the conversion to FP16 did; empty in other precisions.
+        calibration: With which table the model was quantized; empty where it was not.
     """
 
     model: str
@@ -48,6 +50,7 @@ class BuildReport:
     built: BuiltNetwork | None
     seconds: float
     precision: dict[str, Any] = field(default_factory=dict)
+    calibration: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -59,6 +62,7 @@ class BuildReport:
             "seconds": self.seconds,
             "bytes": self.entry.size_bytes,
             "fp16": self.precision,
+            "calibration": self.calibration,
             **dict(self.entry.extra),
         }
 
@@ -77,6 +81,8 @@ class BuildReport:
                 f"largest loss {max(self.precision['loss'].values(), default=0):.2%} of an output's range, "
                 f"{len(self.precision['kept'])} nodes kept in FP32"
             )
+        if self.calibration:
+            lines.append(self.calibration)
         lines.append(
             f"engine {self.entry.key[:12]} {verb}: {self.entry.size_bytes:,} bytes in {self.cache}, "
             f"{self.seconds:.1f} s"
@@ -88,6 +94,8 @@ def run_build(
     model: str,
     options: BuildOptions,
     *,
+    table: str | None = None,
+    exclude: Sequence[str] = (),
     cache: str | None = None,
     timing_cache: str | None = None,
     progress: Callable[[str], Progress] | None = None,
@@ -98,6 +106,9 @@ def run_build(
     Args:
         model: ONNX file or Paddle model.
         options: What to build for.
+        table: File of the calibration table that a model in single precision is quantized with for int8;
+            None takes the newest one kept.
+        exclude: What is not quantized, besides what the calibration left out.
         cache: Where engines are kept; None for the default.
         timing_cache: A file that remembers what builds learn about kernels; made when it is not there.
         progress: Called with a segment's name, returns who is told how far its build is.
@@ -109,9 +120,17 @@ def run_build(
     start = time.monotonic()
     flavour = find_flavour()
     loaded = load_file(model)
+    loaded, found = quantized_file(model, loaded, options.precision, table, exclude, cache)
+    if found is not None:
+        say(found.sentence)
     network = to_precision(loaded.proto, options)
     precision = {} if network.half is None else network.half.facts()
-    settings = TensorRTSettings(options=options, model_digest=loaded.digest, cache=cache)
+    settings = TensorRTSettings(
+        options=options,
+        model_digest=loaded.digest,
+        cache=cache,
+        calibration=None if found is None else found.identity,
+    )
     identity = identity_here(settings, "", flavour)
     if identity is None:
         raise UsageError(
@@ -148,6 +167,7 @@ def run_build(
         built=made[0] if made else None,
         seconds=time.monotonic() - start,
         precision=precision,
+        calibration="" if found is None else found.sentence,
     )
 
 

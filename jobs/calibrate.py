@@ -15,12 +15,13 @@ from ..trt_actors.calibration.table import CalibrationTable
 from ..trt_actors.calibration.thresholds import Method
 from .calibrate_books import Collected
 from .calibrate_plan import CalibratePlan, make_calibrate_plan
-from .calibrate_run import collect, forget
+from .calibrate_run import collect
 from .calibrate_spec import CalibrateSpec
 from .calibration_html import write_calibration_html
 from .progress import Reporter, Silent
+from .sample_run import forget
 
-__all__ = ["CalibrateSummary", "run_calibrate"]
+__all__ = ["CalibrateSummary", "calibrate_within", "run_calibrate"]
 
 _MOST_SHOWN = 10
 
@@ -114,26 +115,33 @@ def run_calibrate(spec: CalibrateSpec, reporter: Reporter | None = None) -> Cali
     Raises:
         TrtfleetError: The calibration failed; what was observed stays for the next call.
     """
-    start_s = time.monotonic()
     with reporter or Silent() as shown:
-        plan = make_calibrate_plan(spec)
-        tensors = len(plan.observed.tensors)
-        shown.say(
-            f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows; "
-            f"{len(plan.rows):,} are sampled, {tensors} tensors observed"
-        )
-        if len(plan.rows) < spec.samples:
-            shown.say(
-                f"there are fewer rows than --samples {spec.samples:,}: all {len(plan.rows):,} are taken"
-            )
-        found = collect(plan, shown)
-        table = _table(plan, found)
-        stored = plan.store.put(table)
-        if spec.table is not None:
-            _write(spec.table, table.encode())
-        if spec.report_path is not None:
-            write_calibration_html(table, spec.report_path)
-        forget(plan.work)
+        return calibrate_within(spec, shown)
+
+
+def calibrate_within(spec: CalibrateSpec, shown: Reporter) -> CalibrateSummary:
+    """Calibrates as a part of another job, whose reporter is open; a connection to Ray that is there is used.
+
+    Raises:
+        TrtfleetError: As ``run_calibrate``.
+    """
+    start_s = time.monotonic()
+    plan = make_calibrate_plan(spec)
+    tensors = len(plan.observed.tensors)
+    shown.say(
+        f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows; "
+        f"{len(plan.rows):,} are sampled, {tensors} tensors observed"
+    )
+    if len(plan.rows) < spec.samples:
+        shown.say(f"there are fewer rows than --samples {spec.samples:,}: all {len(plan.rows):,} are taken")
+    found = collect(plan, shown)
+    table = _table(plan, found)
+    stored = plan.store.put(table)
+    if spec.table is not None:
+        _write(spec.table, table.encode())
+    if spec.report_path is not None:
+        write_calibration_html(table, spec.report_path)
+    forget(plan.work)
     return CalibrateSummary(
         model=spec.model,
         method=table.method,

@@ -29,7 +29,7 @@ from .calibrate_spec import CalibrateSpec
 from .network import Fitted, fit
 from .plan import feed_identity
 
-__all__ = ["CalibratePlan", "make_calibrate_plan"]
+__all__ = ["CalibratePlan", "batch_rows", "check_target", "make_calibrate_plan"]
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -65,6 +65,16 @@ class CalibratePlan:
     fingerprint: Mapping[str, Any]
 
     @property
+    def options(self) -> CalibrateSpec:
+        """What was asked, also of the actors."""
+        return self.spec
+
+    @property
+    def label(self) -> str:
+        """The model's file name."""
+        return os.path.basename(self.spec.model)
+
+    @property
     def work(self) -> Storage:
         """Where the statistics of units are kept until the table is stored."""
         name = json.dumps(dict(self.fingerprint), sort_keys=True).encode()
@@ -97,7 +107,7 @@ def make_calibrate_plan(spec: CalibrateSpec) -> CalibratePlan:
     """
     for path in (spec.table, spec.report_path):
         if path is not None:
-            _check_target(path)
+            check_target(path)
     model = load_model(spec.model)
     if model.external_folder is not None:
         raise ModelError(
@@ -114,7 +124,7 @@ def make_calibrate_plan(spec: CalibrateSpec) -> CalibratePlan:
     fitted = fit(feeding, exposed, read_schema(files))
     dataset = inspect(files, fitted.columns, None)
     rows = sample_rows(dataset.rows, spec.samples, spec.seed)
-    batch_size = _batch_size(spec, model)
+    batch_size = batch_rows(spec.batch_size, model)
     feed = feed_identity(feeding)
     inputs = {b.input.name: list(b.columns) for b in fitted.bindings or ()}
     return CalibratePlan(
@@ -143,15 +153,20 @@ def make_calibrate_plan(spec: CalibrateSpec) -> CalibratePlan:
     )
 
 
-def _batch_size(spec: CalibrateSpec, model: Model) -> int:
+def batch_rows(asked: int | None, model: Model) -> int:
+    """Rows a batch of a sample: what was asked for, else the model's own where it is fixed, else 32.
+
+    Raises:
+        MismatchError: The model takes fewer.
+    """
     if model.batch is None:
-        return spec.batch_size or DEFAULT_BATCH_SIZE
-    if spec.batch_size is not None and spec.batch_size > model.batch:
+        return asked or DEFAULT_BATCH_SIZE
+    if asked is not None and asked > model.batch:
         raise MismatchError(
-            f"--batch-size {spec.batch_size} exceeds the model's fixed batch size {model.batch}",
+            f"--batch-size {asked} exceeds the model's fixed batch size {model.batch}",
             f"say --batch-size {model.batch} or export the model with a free batch dimension",
         )
-    return spec.batch_size or model.batch
+    return asked or model.batch
 
 
 @contextlib.contextmanager
@@ -163,8 +178,12 @@ def _named(path: str) -> Iterator[None]:
         raise ModelError(f"{path}: {error.fact}", error.hint) from error
 
 
-def _check_target(path: str) -> None:
-    """Refuses, before the work starts, a file that cannot be written at its end."""
+def check_target(path: str) -> None:
+    """Refuses, before the work starts, a file that cannot be written at its end.
+
+    Raises:
+        OutputError: It cannot.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     reason = ""
     if "://" in path:

@@ -12,6 +12,7 @@ import click
 from ..errors import InternalError, TrtfleetError, UsageError
 from .commands.cache import cache
 from .commands.calibrate import calibrate
+from .commands.compare import compare
 from .commands.convert import convert
 from .commands.engines import build, inspect, partition
 from .commands.int8 import quantize
@@ -63,5 +64,18 @@ def cli() -> None:
     """Offline inference at cluster scale: score Parquet and Arrow datasets, every row exactly once."""
 
 
-for command in (score, status, convert, build, partition, calibrate, quantize, inspect, cache, doctor, demo):
+for command in (
+    score,
+    status,
+    convert,
+    build,
+    partition,
+    calibrate,
+    quantize,
+    compare,
+    inspect,
+    cache,
+    doctor,
+    demo,
+):
     cli.add_command(command)

@@ -16,8 +16,8 @@ _INTEGERS = (
     *("max_batch_size", "workspace_size", "min_subgraph_size", "optimization_level"),
     *("samples", "seed"),
 )
-_FLAGS = ("overwrite", "use_static")
-_NUMBERS = ("fill_null", "gpus_per_actor")
+_FLAGS = ("overwrite", "use_static", "use_calib_mode")
+_NUMBERS = ("fill_null", "gpus_per_actor", "max_drop")
 _SPECIAL = {
     "batch_size": "auto",
     "actors": "auto",

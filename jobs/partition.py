@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..trt_actors.partition.partition import Partition
 from ..trt_actors.runtime.program import plan_file
 from ..trt_actors.task import TensorRTSettings
 from ..trt_actors.tensorrt_backend import identity_here
+from .int8 import quantized_file
 from .partition_html import write_partition_html
 from .partition_onnx import write_partition_onnx
 
@@ -31,25 +33,36 @@ class PartitionReport:
         model: The model's path.
         partition: How it was cut.
         written: Files that were written, with what they are.
+        calibration: With which table the model was quantized; empty where it was not.
     """
 
     model: str
     partition: Partition
     written: tuple[tuple[str, str], ...] = ()
+    calibration: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
-        return {"model": self.model, **self.partition.as_json(), "files": [path for path, _ in self.written]}
+        return {
+            "model": self.model,
+            **self.partition.as_json(),
+            "files": [path for path, _ in self.written],
+            "calibration": self.calibration,
+        }
 
     def lines(self) -> list[str]:
         """The report in words."""
-        return [*self.partition.lines(), *(f"{what}: {path}" for path, what in self.written)]
+        calibration = [self.calibration] if self.calibration else []
+        files = [f"{what}: {path}" for path, what in self.written]
+        return [*self.partition.lines(), *calibration, *files]
 
 
 def run_partition(
     model: str,
     options: BuildOptions,
     *,
+    table: str | None = None,
+    exclude: Sequence[str] = (),
     html: str | None = None,
     save: str | None = None,
     cache: str | None = None,
@@ -59,6 +72,9 @@ def run_partition(
     Args:
         model: ONNX file or Paddle model.
         options: Precision, excluded operators and limits.
+        table: File of the calibration table that a model in single precision is quantized with for int8;
+            None takes the newest one kept.
+        exclude: What is not quantized, besides what the calibration left out.
         html: Where a page with both networks goes.
         save: Where the cut network goes, as ONNX with one node a TensorRT segment.
         cache: Where the plans are that those nodes point to, if they were built; None for the default cache.
@@ -68,6 +84,7 @@ def run_partition(
     """
     flavour = find_flavour()
     loaded = load_file(model)
+    loaded, found = quantized_file(model, loaded, options.precision, table, exclude, cache)
     network = to_precision(loaded.proto, options)
     partition = partition_network(network.model, options, flavour, original=loaded.proto)
     written = []
@@ -75,10 +92,20 @@ def run_partition(
         write_partition_html(partition, html, os.path.basename(model))
         written.append((html, "both networks"))
     if save:
-        settings = TensorRTSettings(options=options, model_digest=loaded.digest, cache=cache)
+        settings = TensorRTSettings(
+            options=options,
+            model_digest=loaded.digest,
+            cache=cache,
+            calibration=None if found is None else found.identity,
+        )
         write_partition_onnx(partition, save, _cached_plans(partition, settings, flavour))
         written.append((save, "transformed network"))
-    return PartitionReport(model=model, partition=partition, written=tuple(written))
+    return PartitionReport(
+        model=model,
+        partition=partition,
+        written=tuple(written),
+        calibration="" if found is None else found.sentence,
+    )
 
 
 def _cached_plans(partition: Partition, settings: TensorRTSettings, flavour: Flavour) -> dict[str, str]:

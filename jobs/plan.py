@@ -6,8 +6,8 @@ import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +21,26 @@ from ..datasets.storage import Storage, foreign_errors
 from ..errors import MismatchError, OutputError, UsageError
 from ..trt_actors.hooks import load_hook
 from ..trt_actors.model import Model, load_model
+from .calibrate_spec import CalibrateSpec
+from .int8 import FoundTable, quantized_model, wants_table
+from .int8_score import settle_table
 from .network import Fitted, fit
 from .spec import ScoreSpec
 
-__all__ = ["Plan", "feed_identity", "make_plan"]
+__all__ = ["Plan", "Quantized", "feed_identity", "make_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """The int8 network that a job made of a model in single precision.
+
+    Attributes:
+        model: With quantizers; the digest is still that of the model in single precision.
+        found: The table it was made with.
+    """
+
+    model: Model
+    found: FoundTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,7 @@ class Plan:
     Attributes:
         spec: What was asked.
         model: The loaded model.
+        quantized: What runs in its place in int8; None where it runs itself.
         schema: Of the data, partition columns included.
         dataset: Its files and row groups.
         projection: What is read of them.
@@ -45,6 +62,7 @@ class Plan:
 
     spec: ScoreSpec
     model: Model
+    quantized: Quantized | None
     schema: pa.Schema
     dataset: Dataset
     projection: Projection
@@ -54,8 +72,13 @@ class Plan:
     existing: Output | None
 
 
-def make_plan(spec: ScoreSpec) -> Plan:
+def make_plan(spec: ScoreSpec, calibrate: Callable[[CalibrateSpec], object] | None = None) -> Plan:
     """Loads the model, reads the dataset's footers, fits both together and looks at the output.
+
+    Args:
+        spec: What was asked.
+        calibrate: Makes a calibration table that is not found and keeps it where it is looked for; None for
+            nobody does.
 
     Raises:
         TrtfleetError: Whatever would make the job fail later and can be seen now.
@@ -71,7 +94,10 @@ def make_plan(spec: ScoreSpec) -> Plan:
             load_hook(hook, os.getcwd())
     files = discover(spec.data)
     schema = read_schema(files)
-    fitted = fit(spec, model, schema)
+    quantized = None
+    if wants_table(spec.precision, model.proto, {"table": spec.table, "exclude": spec.exclude}):
+        quantized = _quantize(spec, model, schema, calibrate)
+    fitted = fit(spec, quantized.model if quantized else model, schema)
     where = None if spec.filter is None else Filter(spec.filter)
     needed = dict.fromkeys([*fitted.columns, *sorted(where.columns if where else ())])
     if where is not None:
@@ -85,9 +111,13 @@ def make_plan(spec: ScoreSpec) -> Plan:
                 "write results beside the data",
             )
     fingerprint = _fingerprint(spec, model, fitted, len(files), snapshot_digest(files))
+    if quantized is not None:
+        fingerprint["calibration"] = quantized.found.table.digest
+        fingerprint["exclude"] = sorted(set(spec.exclude))
     return Plan(
         spec=spec,
         model=model,
+        quantized=quantized,
         schema=schema,
         dataset=dataset,
         projection=Projection(columns=fitted.columns, partitions=dataset.partitions, where=where),
@@ -96,6 +126,24 @@ def make_plan(spec: ScoreSpec) -> Plan:
         fingerprint=fingerprint,
         existing=_look_at(storage, fingerprint, spec),
     )
+
+
+def _quantize(
+    spec: ScoreSpec, model: Model, schema: pa.Schema, calibrate: Callable[[CalibrateSpec], object] | None
+) -> Quantized:
+    def checked(calibration: CalibrateSpec) -> None:
+        # What is wrong with the options is said before anything is calibrated.
+        fit(replace(spec, precision="fp32", table=None, exclude=(), use_calib_mode=False), model, schema)
+        if calibrate is not None:
+            calibrate(calibration)
+
+    existing = None if spec.overwrite else Output.latest(Storage(spec.out))
+    begun = {} if existing is None else existing.job.fingerprint
+    standing = begun.get("calibration") if begun.get("model") == model.digest else None
+    found = settle_table(spec, model, feed_identity(spec), standing=standing, calibrate=checked)
+    external = model.external_folder is not None
+    proto = quantized_model(model.proto, spec.model, found, external=external)
+    return Quantized(model=replace(model, proto=proto), found=found)
 
 
 def _look_at(storage: Storage, fingerprint: Mapping[str, Any], spec: ScoreSpec) -> Output | None:

@@ -16,7 +16,7 @@ from ..trt_actors.model import load_file
 from ..trt_actors.quantization.placement import MULTIPLYING
 from ..trt_actors.quantization.quantize import quantize_network
 
-__all__ = ["QuantizeReport", "run_quantize"]
+__all__ = ["QuantizeReport", "read_table", "run_quantize"]
 
 _MOST_SHOWN = 10
 
@@ -100,7 +100,7 @@ def run_quantize(model: str, table: str, out: str, exclude: Sequence[str] = ()) 
     for what, path in (("model", model), ("table", table)):
         if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
             raise UsageError(f"{out} is the {what} itself", "name another file to write with -o")
-    ranges = _read_table(table)
+    ranges = read_table(table)
     loaded = load_file(model)
     ranges.require_model(loaded.digest, model)
     if loaded.external_folder is not None:
@@ -131,7 +131,12 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_table(path: str) -> CalibrationTable:
+def read_table(path: str) -> CalibrationTable:
+    """Reads the table that ``--table`` names.
+
+    Raises:
+        CalibrationError: It cannot be read, or is no table.
+    """
     with (
         foreign_errors(CalibrationError, f"{path} cannot be read", "check the path of --table"),
         open(path, "rb") as file,

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 from ..cluster.budgets import Limits
 from ..cluster.metrics import JobMetrics
 from ..cluster.pool import ActorPool, Work
 from ..cluster.scheduler import Scheduler
 from ..cluster.session import Session, connect
-from ..datasets.merge import merge_group, plan_merge, publish
-from ..datasets.output import Output
-from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
-from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_shard_bytes
-from ..errors import EmptyDatasetError, OutputError
+from ..datasets.records import SuccessRecord
+from ..datasets.shards import DEFAULT_SHARD_BYTES
+from ..errors import OutputError
 from ..trt_actors.actor import ScoreActor
 from ..trt_actors.feed import decodes_ahead
 from ..trt_actors.scorer import reading_threads
 from .account import Account, Circumstances
 from .advice import advise
+from .calibrate import calibrate_within
+from .calibrate_spec import CalibrateSpec
+from .parity_gate import Verdict, judge, record
 from .plan import Plan, make_plan
 from .profile import check_trace_path, write_trace
 from .progress import Reporter, Silent
 from .room import find_room
+from .score_output import begun, finish_job, open_job
 from .spec import ScoreSpec
 from .summary import Summary
 from .task import score_task
@@ -37,16 +37,6 @@ __all__ = ["run_score"]
 _SHARDS_IN_FLIGHT = 2
 _SPARE_THREADS = 2
 _DEVICE_SHARD_BYTES = 512 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A plan on its way: its shards, where it writes, and this run's name."""
-
-    plan: Plan
-    shards: list[Shard]
-    output: Output
-    run: str
 
 
 def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
@@ -63,10 +53,18 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
         TrtfleetError: The job failed; what was committed stays for the next call.
     """
     start_s = time.monotonic()
-    with reporter or Silent() as shown:
+    with contextlib.ExitStack() as opened:
+        shown = opened.enter_context(reporter or Silent())
         if spec.trace is not None:
             check_trace_path(spec.trace)
-        plan = make_plan(spec)
+
+        def calibrate(calibration: CalibrateSpec) -> None:
+            shown.say(f"{spec.model} has no calibration table for what it is fed: calibrating first")
+            # One cluster for both: whoever connects from now on finds this connection.
+            opened.enter_context(connect(spec.address))
+            calibrate_within(calibration, shown)
+
+        plan = make_plan(spec, calibrate)
         finished = _finished(plan)
         if finished is not None:
             return _nothing_to_do(plan, finished)
@@ -75,10 +73,11 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
             f"{plan.dataset.size_bytes:,} bytes to read"
         )
         advice = advise(plan.dataset, plan.fitted.bindings or ())
-        for sentence in advice:
+        told = () if plan.quantized is None else (plan.quantized.found.sentence, *plan.quantized.found.notes)
+        for sentence in (*told, *advice):
             shown.say(sentence)
-        with connect(spec.address) as session:
-            return _run(plan, session, shown, start_s, advice)
+        session = opened.enter_context(connect(spec.address))
+        return _run(plan, session, shown, start_s, advice)
 
 
 def _finished(plan: Plan) -> SuccessRecord | None:
@@ -109,8 +108,11 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
         gpus_per_actor=spec.gpus_per_actor,
     )
     actors, cpus = room.actors, room.threads
+    verdict = judge(plan, begun(plan), room, shown)
     # A device fills the last batch of a shard up: few batches a shard would waste much of its time.
-    job = _open(plan, actors, _DEVICE_SHARD_BYTES if room.resources.gpus else DEFAULT_SHARD_BYTES)
+    job = open_job(plan, actors, _DEVICE_SHARD_BYTES if room.resources.gpus else DEFAULT_SHARD_BYTES)
+    if verdict is not None:
+        record(job.output, verdict)
     committed = job.output.committed()
     circumstances = Circumstances(
         readers=min(reading_threads(cpus), cpus),
@@ -147,13 +149,27 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
         account.scored()
         if spec.trace is not None:
             shown.say(_write_trace(spec.trace, pool))
-        success = _finish(job, account, pool, time.monotonic() - start_s)
+        success = finish_job(job, account.commits(), pool, time.monotonic() - start_s)
     except BaseException as error:
         account.failed(error)
         raise
     finally:
         pool.close()
-    return account.summary(success, time.monotonic() - start_s)
+    return _with_int8(account.summary(success, time.monotonic() - start_s), plan, verdict)
+
+
+def _with_int8(summary: Summary, plan: Plan, verdict: Verdict | None) -> Summary:
+    """A summary that tells also what was quantized, and how well."""
+    if plan.quantized is None:
+        return summary
+    found = plan.quantized.found
+    warnings = () if verdict is None or not verdict.warning else (verdict.warning,)
+    return replace(
+        summary,
+        calibration=found.sentence,
+        parity="" if verdict is None else verdict.sentence,
+        notes=(*found.notes, *warnings, *summary.notes),
+    )
 
 
 def _widest_column(plan: Plan) -> str:
@@ -175,61 +191,3 @@ def _write_trace(path: str, pool: ActorPool) -> str:
         return write_trace(path, f"actor on {info.node}", events, dropped=dropped, pid=info.pid)
     except OutputError as error:
         return f"no trace: {error.fact}"
-
-
-def _open(plan: Plan, actors: int, most_bytes: int) -> _Job:
-    """Cuts the dataset and opens the generation to write: the same job's unfinished one, or a new one."""
-    existing = plan.existing
-    if existing is not None and plan.spec.overwrite:
-        same = dict(existing.job.fingerprint) == dict(plan.fingerprint)
-        if not same or existing.success() is not None:
-            existing = None
-    wanted = plan.spec.shard_bytes or suggest_shard_bytes(plan.dataset.size_bytes, actors, most_bytes)
-    resolved = existing.job.resolved if existing else {"shard_bytes": wanted}
-    shards = plan_shards(plan.dataset.files, int(resolved["shard_bytes"]))
-    if existing is None:
-        record = JobRecord(
-            fingerprint=plan.fingerprint,
-            resolved=resolved,
-            shards=len(shards),
-            rows=plan.dataset.rows,
-            model=os.path.basename(plan.spec.model),
-        )
-        existing = Output.create(plan.storage, record, after=plan.existing)
-        if existing.job.resolved != resolved:
-            # Another driver created it a moment ago, with its own idea of a shard.
-            shards = plan_shards(plan.dataset.files, int(existing.job.resolved["shard_bytes"]))
-    return _Job(plan=plan, shards=shards, output=existing, run=secrets.token_hex(4))
-
-
-def _finish(job: _Job, account: Account, pool: ActorPool, seconds: float) -> SuccessRecord:
-    """Merges and publishes, unless another driver on the same output already did."""
-    commits = account.commits()
-    if not any(commit.rows or commit.bad_rows for commit in commits):
-        raise EmptyDatasetError(
-            f"no row passes --filter {job.plan.spec.filter!r}"
-            if job.plan.spec.filter
-            else "the dataset has no rows",
-            "check the filter's values",
-        )
-    try:
-        finals, folder = _merge(job, commits, pool)
-        return publish(job.output, finals, folder, commits=commits, seconds=seconds)
-    except OutputError:
-        theirs = job.output.success()
-        if theirs is None:
-            raise
-        return job.output.finish(theirs)
-
-
-def _merge(job: _Job, commits: Sequence[CommitRecord], pool: ActorPool) -> tuple[list[FinalPart], str]:
-    """Makes the final files, on the actors or else here; also returns the folder they are staged in."""
-    groups = plan_merge(commits)
-    if len(groups) > 1:
-        found: list[Any] = pool.map("merge", [(group, job.run) for group in groups])
-        if all(isinstance(result, FinalPart) for result in found):
-            return found, job.run
-    # In a folder of our own: an actor that was given up may wake and write on in the run's.
-    folder = f"{job.run}-driver"
-    codec = job.plan.spec.compression
-    return [merge_group(job.output, group, folder, codec) for group in groups], folder

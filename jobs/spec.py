@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -17,7 +17,10 @@ from ..trt_actors.emit import Emit
 from ..trt_actors.normalize import Normalize
 from .coerce import coerce, hint_for
 
-__all__ = ["ScoreSpec", "load_spec"]
+__all__ = ["ON_DROP", "OnDrop", "ScoreSpec", "check_int8_options", "load_spec"]
+
+OnDrop = Literal["refuse", "warn", "ignore"]
+ON_DROP: tuple[str, ...] = get_args(OnDrop)
 
 _MOST_SPEC_BYTES = 1 << 20
 
@@ -56,7 +59,14 @@ class ScoreSpec:
         compression: Parquet codec of the output.
         address: Ray cluster; None takes ``RAY_ADDRESS``, else starts Ray on this machine.
         overwrite: Replace an output of another job once this one is complete.
-        precision: ``fp32``, ``fp16`` or ``int8`` (a model with Q/DQ nodes); the same on every backend.
+        precision: ``fp32``, ``fp16`` or ``int8``; the same on every backend. For ``int8`` a model in single
+            precision is quantized with its calibration table.
+        table: File of the calibration table; None finds the one kept beside the engine cache.
+        use_calib_mode: Whether a table that is not found is made first, by a calibration with its defaults.
+        exclude: Nodes, operators or patterns of these that are not quantized.
+        max_drop: How much worse than in single precision a network in int8 may answer: the share of a
+            sample's rows with another answer, or the relative error where outputs are no answers.
+        on_drop: What happens beyond ``max_drop``: ``refuse`` the job, ``warn``, or ``ignore`` it unmeasured.
         max_batch_size: Largest batch of TensorRT engines; None takes ``batch_size``, else 64.
         workspace_size: Bytes of device memory that TensorRT's kernels may use beside tensors.
         min_subgraph_size: TensorRT segments with fewer nodes stay native.
@@ -101,6 +111,11 @@ class ScoreSpec:
     address: str | None = None
     overwrite: bool = False
     precision: Precision = "fp32"
+    table: str | None = None
+    use_calib_mode: bool = False
+    exclude: tuple[str, ...] = ()
+    max_drop: float = 0.01
+    on_drop: OnDrop = "refuse"
     max_batch_size: int | None = None
     workspace_size: int | None = None
     min_subgraph_size: int = 3
@@ -145,6 +160,7 @@ class ScoreSpec:
                 f"batch_size {self.batch_size} exceeds max_batch_size {self.max_batch_size}",
                 f"raise --max-batch-size to {self.batch_size} or lower --batch-size",
             )
+        self._check_int8()
         # Made once here, so that a malformed profile is refused where the job is described.
         _ = self.build_options
         check_backend(self.backend)
@@ -153,6 +169,14 @@ class ScoreSpec:
             Normalize.parse(self.normalize)
         if self.filter is not None:
             Filter(self.filter)
+
+    def _check_int8(self) -> None:
+        options = {name: getattr(self, name) for name in ("table", "use_calib_mode", "exclude")}
+        check_int8_options(self.precision, options)
+        if not self.max_drop >= 0:
+            raise UsageError(f"max_drop must be >= 0, got {self.max_drop:g}", hint_for("max_drop"))
+        if self.on_drop not in ON_DROP:
+            raise UsageError(f"on_drop {self.on_drop!r} is unknown", f"choose one of {', '.join(ON_DROP)}")
 
     @property
     def build_options(self) -> BuildOptions:
@@ -189,6 +213,24 @@ class ScoreSpec:
         if missing:
             raise UsageError(f"{missing[0]} is missing", "usage: trtfleet score MODEL DATA OUT")
         return cls(**values)
+
+
+def check_int8_options(precision: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that say how a network is quantized where none is.
+
+    Args:
+        precision: That was asked for.
+        options: Their values by name.
+
+    Raises:
+        UsageError: The precision is another one.
+    """
+    for name, value in options.items():
+        if value and precision != "int8":
+            raise UsageError(
+                f"{name} is of use in int8 only, precision is {precision}",
+                f"say --precision int8, or leave --{name.replace('_', '-')} out",
+            )
 
 
 def load_spec(path: str) -> dict[str, Any]:

@@ -90,6 +90,9 @@ class Summary:
         device_share: Of the actors' time, what their devices executed by their own clocks; None on CPUs.
         limit: What limited the run, in words: one or two sentences.
         notes: What actors had to tell: smaller batches because memory ran out, and the like.
+        calibration: With which table the network was quantized for this job; empty where none was needed.
+        parity: How well the network in int8 stands in for the one in single precision; empty where that was
+            not measured.
         failures: Attempts and actors that failed on the way.
         already_finished: Whether there was nothing to do.
     """
@@ -116,6 +119,8 @@ class Summary:
     device_share: float | None = None
     limit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    calibration: str = ""
+    parity: str = ""
     failures: int = 0
     already_finished: bool = False
 
@@ -149,6 +154,7 @@ class Summary:
             )
         if self.device_share is not None:
             lines.append(f"the devices executed {self.device_share:.0%} of the time")
+        lines += [text for text in (self.calibration, self.parity) if text]
         lines += [*self.limit, *self.notes]
         if self.failures:
             lines.append(f"{self.failures:,} attempts or actors failed and were retried")

@@ -8,7 +8,19 @@ from ..datasets.output import Output
 from ..trt_actors.task import ScoreTask, TensorRTSettings
 from .plan import Plan
 
-__all__ = ["score_task"]
+__all__ = ["engine_settings", "score_task"]
+
+
+def engine_settings(plan: Plan) -> TensorRTSettings:
+    """How the TensorRT engines of a checked job are built and kept."""
+    spec, quantized = plan.spec, plan.quantized
+    return TensorRTSettings(
+        options=spec.build_options,
+        model_digest=plan.model.digest,
+        cache=spec.cache,
+        use_static=spec.use_static,
+        calibration=None if quantized is None else quantized.found.identity,
+    )
 
 
 def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
@@ -31,12 +43,7 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
         compression=spec.compression,
         batch_size=spec.batch_size,
         backend=spec.backend,
-        tensorrt=TensorRTSettings(
-            options=spec.build_options,
-            model_digest=plan.model.digest,
-            cache=spec.cache,
-            use_static=spec.use_static,
-        ),
+        tensorrt=engine_settings(plan),
         threads=threads,
         traced=spec.trace is not None,
     )

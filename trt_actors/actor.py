@@ -14,11 +14,14 @@ from ..datasets.storage import Storage
 from ..errors import ActorStartError
 from .calibration.calibrator import Calibrator
 from .calibration.task import CalibrateTask, CalibratorInfo, UnitReceipt
+from .comparison.comparator import Comparator
+from .comparison.task import CompareTask
+from .quantization.placement import Site
 from .scorer import Scorer
 from .task import ActorInfo, Receipt, ScoreTask
 from .trace import TraceEvent
 
-__all__ = ["CalibrateActor", "ScoreActor"]
+__all__ = ["CalibrateActor", "CompareActor", "ScoreActor"]
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -76,3 +79,28 @@ class CalibrateActor:
         if self._calibrator is None:
             raise ActorStartError("a unit came before the model was loaded")
         return self._calibrator.observe(unit)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class CompareActor:
+    """Compares two networks on units of a sample in a process of its own."""
+
+    def __init__(self) -> None:
+        self._comparator: Comparator | None = None
+
+    def start(self, task: CompareTask) -> CalibratorInfo:
+        """Loads both networks; called once, before any other method."""
+        self._comparator = Comparator(task)
+        return self._comparator.info
+
+    def compare(self, unit: Unit) -> UnitReceipt:
+        """See ``Comparator.compare``."""
+        if self._comparator is None:
+            raise ActorStartError("a unit came before the models were loaded")
+        return self._comparator.compare(unit)
+
+    def trial(self, sites: tuple[Site, ...], unit: Unit) -> bytes:
+        """See ``Comparator.trial``."""
+        if self._comparator is None:
+            raise ActorStartError("a trial came before the models were loaded")
+        return self._comparator.trial(sites, unit)

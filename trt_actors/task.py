@@ -25,12 +25,15 @@ class TensorRTSettings:
         model_digest: Digest of the model's file and weights.
         cache: Where engines are kept; None for the default.
         use_static: Whether they are kept at all.
+        calibration: What a model in single precision was quantized with: digest of the calibration table, and
+            what was excluded; None where nothing was quantized.
     """
 
     options: BuildOptions
     model_digest: str
     cache: str | None = None
     use_static: bool = True
+    calibration: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

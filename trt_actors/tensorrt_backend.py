@@ -73,6 +73,7 @@ def identity_of(
         model=settings.model_digest,
         network=network_digest,
         options=settings.options.as_identity(),
+        calibration=settings.calibration,
         flavour=flavour.name,
         version=flavour.version,
         compute_capability=capability,

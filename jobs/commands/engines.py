@@ -39,7 +39,15 @@ def _build_options(flags: dict[str, Any]) -> Any:
 )
 @option("--hardware-compatible", type=click.Choice(_LEVELS), text="On which other GPUs plans load.")
 @as_json_option
-def build(model: str, cache: str | None, timing_cache: str | None, as_json: bool, **flags: Any) -> None:
+def build(
+    model: str,
+    table: str | None,
+    exclude: tuple[str, ...],
+    cache: str | None,
+    timing_cache: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Build the TensorRT engines of MODEL (.onnx or a Paddle model) into the engine cache."""
     from ..build import run_build
     from ..progress import BuildProgress
@@ -49,6 +57,8 @@ def build(model: str, cache: str | None, timing_cache: str | None, as_json: bool
         report = run_build(
             model,
             options,
+            table=table,
+            exclude=exclude,
             cache=cache,
             timing_cache=timing_cache,
             progress=shown.segment,
@@ -64,14 +74,23 @@ def build(model: str, cache: str | None, timing_cache: str | None, as_json: bool
 @option("--save", type=click.Path(), metavar="F.onnx", text="Transformed network, for Netron.")
 @as_json_option
 def partition(
-    model: str, html: str | None, save: str | None, cache: str | None, as_json: bool, **flags: Any
+    model: str,
+    table: str | None,
+    exclude: tuple[str, ...],
+    html: str | None,
+    save: str | None,
+    cache: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Show which parts of MODEL TensorRT would run, and why not the others; builds nothing."""
     from ..partition import run_partition
 
     options = _build_options(flags)
     with results_alone():
-        report = run_partition(model, options, html=html, save=save, cache=cache)
+        report = run_partition(
+            model, options, table=table, exclude=exclude, html=html, save=save, cache=cache
+        )
     print_result(report, as_json)
 
 

@@ -73,6 +73,18 @@ def results_alone() -> Iterator[None]:
 
 ENGINE_OPTIONS = (
     option("--precision", type=click.Choice(_PRECISIONS), text="What the network computes in."),
+    option(
+        "--table",
+        type=click.Path(),
+        metavar="T.json",
+        text="Calibration table for int8; by default the one kept beside the engine cache.",
+    ),
+    option(
+        "--exclude",
+        multiple=True,
+        metavar="NODE|OP",
+        text="Node, operator or pattern of these that is not quantized.",
+    ),
     option("--max-batch-size", type=int, metavar="N", text="Largest batch that TensorRT engines accept."),
     option(
         "--workspace-size",

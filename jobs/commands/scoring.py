@@ -12,6 +12,7 @@ from .options import ENGINE_OPTIONS, IntOr, as_json_option, option, print_result
 __all__ = ["demo", "score", "status"]
 
 _COMPRESSIONS = ("snappy", "zstd", "lz4", "gzip", "none")
+_ON_DROP = ("refuse", "warn", "ignore")
 _BACKENDS = ("auto", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt")
 
 _SCORE_OPTIONS = (
@@ -61,6 +62,19 @@ _SCORE_OPTIONS = (
         default=None,
         text="Keep TensorRT engines in the cache and take them from there, as by default.",
     ),
+    option(
+        "--use-calib-mode",
+        is_flag=True,
+        default=None,
+        text="Make a calibration table that is not there first, with the defaults of `calibrate`.",
+    ),
+    option(
+        "--max-drop",
+        type=float,
+        metavar="X",
+        text="Share of a sample's rows that int8 may answer differently than fp32; 0.01 by default.",
+    ),
+    option("--on-drop", type=click.Choice(_ON_DROP), text="What happens beyond that; refuse by default."),
     option("--trace", type=click.Path(), metavar="FILE", text="Trace of one actor, for Perfetto or Chrome."),
 )
 

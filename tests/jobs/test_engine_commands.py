@@ -148,11 +148,6 @@ class TestBuild:
         assert ran.code == 0
         assert not (tmp_path / "no").exists()
 
-    def test_int8_wants_a_quantized_model(self, digits_model: Path, tmp_path: Path, command: Command) -> None:
-        ran = command("build", digits_model, "--cache", tmp_path / "c", "--precision", "int8")
-        assert ran.code == ModelError.exit_code
-        assert "the model has no QuantizeLinear" in ran.stderr
-
     def test_nothing_for_tensorrt_is_an_error(
         self, digits_model: Path, tmp_path: Path, command: Command
     ) -> None:

@@ -75,7 +75,6 @@ def test_the_example_scores_and_calibrates(place: Path, command: Callable[..., R
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.xfail(reason="scoring does not quantize by itself yet")
 def test_the_example_scores_in_int8_with_the_table_that_it_finds(
     place: Path, command: Callable[..., Ran]
 ) -> None:

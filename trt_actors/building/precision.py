@@ -10,6 +10,7 @@ import onnx
 
 from ...errors import ModelError
 from ..partition.clean import clean
+from ..quantization.source import quantizing_node
 from .half import HalfNetwork, to_half
 from .made_up import made_up_input
 from .options import BuildOptions
@@ -18,7 +19,6 @@ from .profiles import input_profiles
 __all__ = ["PreciseNetwork", "to_precision"]
 
 _MOST_LOSS = 0.05
-_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ def to_precision(
         feeds: Input to observe activations on; made up without it.
 
     Raises:
-        ModelError: INT8 is wanted of a network without Q/DQ nodes, or FP16 loses more than 5% of an output's
-            range.
+        ModelError: INT8 is wanted of a network that is not quantized, or FP16 loses more than 5% of an
+            output's range.
         UsageError: A profile is missing or does not fit.
     """
     cleaned = clean(model)
     if options.precision == "int8":
-        if not _QUANTIZERS & {node.op_type for node in cleaned.graph.node}:
+        if quantizing_node(cleaned) is None:
             raise ModelError(
                 "precision int8 was asked for, the model has no QuantizeLinear or DequantizeLinear node",
                 "quantize the model first, or ask for fp16",

@@ -41,7 +41,7 @@ class Identity:
         model: Digest of the model with its weights.
         network: Digest of the prepared network's bytes; empty when there is none.
         options: What was asked of the build, plain values by name; a copy is kept.
-        calibration: Digest of the calibration table; None without one.
+        calibration: Digest of the calibration table and of what was excluded from quantization; None without.
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
         version: Its full version.
         compute_capability: Of the GPU, e.g. ``9.0``; ``any`` where plans are portable.

@@ -14,7 +14,7 @@ from ..partition.clean import clean
 from ..partition.types import infer, value_types
 from ..walk import nested_nodes
 
-__all__ = ["quantizable"]
+__all__ = ["quantizable", "quantizing_node"]
 
 # The first opset whose quantizers have an axis: scales per channel need it.
 _OPSET = 13
@@ -59,14 +59,22 @@ def quantizable(model: onnx.ModelProto) -> onnx.ModelProto:
     return network
 
 
-def _refuse(model: onnx.ModelProto) -> None:
+def quantizing_node(model: onnx.ModelProto) -> onnx.NodeProto | None:
+    """The first node that makes or reads quantized values; None in a model that is not quantized."""
     for node in _every_node(model):
         kind = node.op_type
         if kind in _QUANTIZERS or kind.startswith("QLinear") or kind.endswith("Integer"):
-            raise ModelError(
-                f"the model is already quantized: node {node.name or node.output[0]!r} is a {kind}",
-                "start from the FP32 model that it was made from; as it is, it runs with --precision int8",
-            )
+            return node
+    return None
+
+
+def _refuse(model: onnx.ModelProto) -> None:
+    node = quantizing_node(model)
+    if node is not None:
+        raise ModelError(
+            f"the model is already quantized: node {node.name or node.output[0]!r} is a {node.op_type}",
+            "start from the FP32 model that it was made from; as it is, it runs with --precision int8",
+        )
     types = {value.elem_type for value in _tensor_types(model)}
     types |= {tensor.data_type for tensor in model.graph.initializer}
     found = [name for kind, name in _HALF.items() if kind in types]

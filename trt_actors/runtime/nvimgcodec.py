@@ -60,20 +60,22 @@ class NvImageCodec:
         missing = nvimgcodec_missing()
         if missing is not None:
             raise BackendError(missing, _INSTALL)
-        self._api = _library()
-        kinds = self._api.BackendKind
+        self._nvimgcodec = _library()
+        kinds = self._nvimgcodec.BackendKind
         try:
-            self._decoder: Any = self._api.Decoder(
+            self._decoder: Any = self._nvimgcodec.Decoder(
                 device_id=device,
                 max_num_cpu_threads=max(threads, 1),
                 backends=[
-                    self._api.Backend(kind)
+                    self._nvimgcodec.Backend(kind)
                     for kind in (kinds.HW_GPU_ONLY, kinds.GPU_ONLY, kinds.HYBRID_CPU_GPU)
                 ],
                 options=_OPTIONS,
             )
-            self._params = self._api.DecodeParams(
-                apply_exif_orientation=False, color_spec=self._api.ColorSpec.SRGB, allow_any_depth=False
+            self._params = self._nvimgcodec.DecodeParams(
+                apply_exif_orientation=False,
+                color_spec=self._nvimgcodec.ColorSpec.SRGB,
+                allow_any_depth=False,
             )
         except Exception as error:
             raise BackendError(f"nvImageCodec makes no decoder: {one_line(error)}", _INSTALL) from error
@@ -106,7 +108,7 @@ class NvImageCodec:
         places: list[int] = []
         for place, data in enumerate(encoded):
             try:
-                sources.append(self._api.CodeStream(np.frombuffer(data, np.uint8)))
+                sources.append(self._nvimgcodec.CodeStream(np.frombuffer(data, np.uint8)))
             except Exception:
                 continue
             places.append(place)

@@ -1,0 +1,128 @@
+"""Running a job over a sample on Ray: units out to actors, findings in, each unit once and for all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import Any
+
+from ..cluster.budgets import Limits
+from ..cluster.pool import ActorPool, Work
+from ..cluster.scheduler import Scheduler
+from ..cluster.session import Session, connect
+from ..datasets.output import Output
+from ..datasets.records import JobRecord
+from ..datasets.sampling import suggest_unit_batches
+from ..datasets.storage import Storage
+from .progress import Reporter
+from .room import Room, find_room
+from .sample_books import SampleBooks, SamplePlan
+
+__all__ = ["UNITS_IN_FLIGHT", "forget", "room_of", "run_sample"]
+
+UNITS_IN_FLIGHT = 2
+"""Units that an actor holds at once."""
+
+_SPARE_THREADS = 1
+_MOST_UNIT_BATCHES = 256
+
+
+def run_sample(plan: SamplePlan, shown: Reporter, *, actor: Any, method: str) -> SampleBooks:
+    """Has every unit of the sample worked on, as far as that was not done before.
+
+    The driver alone writes: actors answer with some hundred kilobytes for each unit. What an actor that was
+    believed dead answers later is either the same bytes or not listened to.
+
+    Args:
+        plan: The job.
+        shown: Where progress is shown.
+        actor: A Ray actor class with ``start(task)`` and the method named by ``method``.
+        method: Takes a ``Unit``, returns a ``UnitReceipt``.
+
+    Returns:
+        The books, complete.
+
+    Raises:
+        TrtfleetError: The job failed; what is known of units stays for the next call.
+    """
+    existing = Output.latest(plan.work)
+    if existing is not None:
+        existing.require(plan.fingerprint)
+        books = SampleBooks(plan, existing, shown)
+        if books.is_complete:
+            return books
+    with connect(plan.options.address) as session:
+        room = room_of(plan, session, shown)
+        books = SampleBooks(plan, existing or _create(plan, room.actors), shown)
+        _run(plan, books, room, actor, method)
+    return books
+
+
+def room_of(plan: SamplePlan, session: Session, shown: Reporter) -> Room:
+    """The actors of the job on this cluster.
+
+    Raises:
+        TrtfleetError: There is no room for any.
+    """
+    options = plan.options
+    return find_room(
+        session,
+        shown,
+        backend=options.backend,
+        actors=options.actors,
+        cpus_per_actor=options.cpus_per_actor,
+        gpus_per_actor=options.gpus_per_actor,
+    )
+
+
+def forget(work: Storage) -> None:
+    """Deletes what is known of units, once the job is done; what cannot be deleted stays."""
+    with contextlib.suppress(Exception):
+        if work.is_local:
+            shutil.rmtree(work.root, ignore_errors=True)
+            os.rmdir(os.path.dirname(work.root))
+        else:
+            work.delete([entry.path for entry in work.list()])
+
+
+def _create(plan: SamplePlan, actors: int) -> Output:
+    # Not too many batches: a unit is what is lost when an actor dies.
+    unit_batches = min(suggest_unit_batches(len(plan.rows), plan.batch_size, actors), _MOST_UNIT_BATCHES)
+    record = JobRecord(
+        fingerprint=plan.fingerprint,
+        resolved={"unit_batches": unit_batches},
+        shards=-(-len(plan.rows) // (plan.batch_size * unit_batches)),
+        rows=len(plan.rows),
+        model=plan.label,
+    )
+    # Another driver may just have created it; then its idea of a unit holds for both.
+    return Output.create(plan.work, record)
+
+
+def _run(plan: SamplePlan, books: SampleBooks, room: Room, actor: Any, method: str) -> None:
+    scheduler = Scheduler(
+        [(unit.id, unit.rows) for unit in books.units.values()],
+        Limits(actors=room.actors, in_flight_per_actor=UNITS_IN_FLIGHT, max_bad_rows=None),
+        {unit: (record.rows, record.bad_rows) for unit, record in books.records.items()},
+    )
+    work = Work(
+        actor=actor,
+        task=plan.task(room.threads),
+        resources=room.resources,
+        threads=UNITS_IN_FLIGHT + _SPARE_THREADS,
+        payload=lambda unit, attempt: (books.units[unit],),
+        count=lambda receipt: (receipt.rows, len(receipt.bad)),
+        method=method,
+    )
+    pool = ActorPool(
+        scheduler,
+        work,
+        on_started=books.actor_started,
+        on_done=books.unit_done,
+        on_progress=lambda: books.progress(scheduler),
+    )
+    try:
+        pool.run()
+    finally:
+        pool.close()

@@ -1,0 +1,193 @@
+"""One actor's part of a comparison, without Ray: units of a sample in, what was found out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ...datasets.sample_reading import read_batches
+from ...datasets.sampling import Unit
+from ...errors import InternalError
+from ..batches import BadInput, Piece
+from ..calibration.task import BadSample, CalibratorInfo, UnitReceipt
+from ..feed import Feed
+from ..hooks import load_hook
+from ..quantization.placement import Site
+from .comparison import Comparison
+from .difference import Difference
+from .outputs import OutputPair, RowErrors
+from .runner import EngineRunner, Ran, Runner, SessionRunner
+from .task import CompareTask
+from .trials import Trials
+from .worst import WorstRow, choose_worst, keep_worst, plain_key
+
+__all__ = ["Comparator"]
+
+_READERS = 2
+
+
+class Comparator:
+    """Compares units for one job on one device; its methods may be called by several threads at once.
+
+    Use as a context manager, or call ``close``.
+
+    Args:
+        task: The job.
+
+    Raises:
+        TrtfleetError: A network cannot be loaded, the backend is missing, or the hook cannot be imported.
+    """
+
+    def __init__(self, task: CompareTask) -> None:
+        self._task = task
+        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
+        self._first: Runner
+        self._second: Runner
+        if task.layers:
+            self._first = SessionRunner(task.backend, task.network, task.layers)
+            self._second = SessionRunner(self._first.backend, task.other, task.layers)
+        else:
+            self._first = EngineRunner(task.backend, task.network, task.settings)
+            # The same backend for both: the precision is to be compared, not the runtime.
+            self._second = EngineRunner(self._first.backend, task.other, task.settings_b)
+        self._trials: Trials | None = None
+        self._computing = threading.Lock()
+        # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
+        self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
+        self._decoders = ThreadPoolExecutor(task.threads, "decoder")
+        self._feed = Feed(task, preprocess, self._decoders)
+        self.info = CalibratorInfo(
+            backend=self._first.backend,
+            not_taken=self._first.not_taken,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    def __enter__(self) -> Comparator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads and releases the device."""
+        self._readers.shutdown()
+        self._decoders.shutdown()
+        with self._computing:
+            if self._trials is not None:
+                self._trials.close()
+            self._second.close()
+            self._first.close()
+
+    def compare(self, unit: Unit) -> UnitReceipt:
+        """Runs a unit's batches through both networks; a batch is dropped when it is compared.
+
+        Returns:
+            In ``statistics`` the bytes of a ``Comparison``.
+
+        Raises:
+            TrtfleetError: The unit cannot be read or run.
+        """
+        start = time.monotonic()
+        bad: list[BadInput] = []
+        total = Comparison.empty(self._task.pairs)
+        for piece in self._pieces(unit, bad):
+            total = total.merge(self._compare_batch(unit, piece), self._task.worst)
+        return UnitReceipt(
+            statistics=total.encode(),
+            rows=total.rows,
+            bad=tuple(_located(unit, row) for row in sorted(bad, key=lambda row: row.row)),
+            seconds=time.monotonic() - start,
+        )
+
+    def trial(self, sites: tuple[Site, ...], unit: Unit) -> bytes:
+        """Compares the first network with itself, quantized at other places, on a unit.
+
+        Args:
+            sites: What reads quantized values.
+            unit: The rows.
+
+        Returns:
+            The bytes of a ``Comparison``, without worst rows.
+
+        Raises:
+            TrtfleetError: The unit cannot be read or run.
+        """
+        with self._computing:
+            if self._trials is None:
+                self._trials = self._open_trials()
+            batches = (piece.on_host for piece in self._pieces(unit, []))
+            return self._trials.run(sites, unit.id, batches).encode()
+
+    def _open_trials(self) -> Trials:
+        task = self._task
+        if task.source is None:
+            raise InternalError("a trial without a network to quantize", "this is a defect of trtfleet")
+        named = {spec.name for spec in task.source.outputs}
+        pairs = [
+            OutputPair(a=pair.a, b=pair.a if pair.a in named else pair.b, answers=pair.answers)
+            for pair in task.pairs
+        ]
+        backend = self._first.backend
+        if not backend.startswith("onnxruntime"):
+            backend = "auto"
+        return Trials(self._first, task.source, task.scales, pairs, backend)
+
+    def _pieces(self, unit: Unit, bad: list[BadInput]) -> Iterator[Piece]:
+        """The rows of each batch: one piece, or one for every shape that they have."""
+        task = self._task
+        for blocks in read_batches(unit, task.projection, self._readers, task.prefetch_bytes):
+            for batch in self._feed.batches(blocks, unit.batch_size, bad):
+                yield batch.joined()
+
+    def _compare_batch(self, unit: Unit, piece: Piece) -> Comparison:
+        task = self._task
+        arrays = piece.on_host
+        with self._computing:
+            first = self._first.run(arrays)
+            second = self._second.run({task.inputs[name]: array for name, array in arrays.items()})
+            found, errors = Comparison.of_batch(task.pairs, first.outputs, second.outputs)
+            layers = _layers(task.layers, first, second)
+        worst = keep_worst(_worst(unit, piece, task.pairs, errors, task.worst), task.worst)
+        return Comparison(outputs=found.outputs, layers=layers, worst=worst)
+
+
+def _layers(names: Sequence[str], first: Ran, second: Ran) -> Mapping[str, Difference]:
+    return {name: Difference.of(first.tensors[name], second.tensors[name]) for name in names}
+
+
+def _worst(
+    unit: Unit, piece: Piece, pairs: Sequence[OutputPair], errors: Sequence[RowErrors], most: int
+) -> Iterator[WorstRow]:
+    chosen = choose_worst(errors, most)
+    kept = piece.kept.take([row for row, *_ in chosen]).to_pylist() if chosen else []
+    for (row, output, agrees, error), key in zip(chosen, kept, strict=True):
+        position = int(piece.rows[row])
+        file, number = unit.locate(position)
+        yield WorstRow(
+            position=position,
+            file=file,
+            row=number,
+            key=plain_key(key),
+            output=pairs[output].a,
+            error=error,
+            agrees=agrees,
+            answers=_answers(errors, row),
+        )
+
+
+def _answers(errors: Sequence[RowErrors], row: int) -> tuple[int, int] | None:
+    scored = [one for one in errors if one.answers is not None]
+    chosen = next((one for one in scored if not one.agrees[row]), scored[0] if scored else None)
+    if chosen is None or chosen.answers is None:
+        return None
+    return int(chosen.answers[row, 0]), int(chosen.answers[row, 1])
+
+
+def _located(unit: Unit, bad: BadInput) -> BadSample:
+    file, row = unit.locate(bad.row)
+    return BadSample(file=file, row=row, column=bad.column, reason=bad.reason)
