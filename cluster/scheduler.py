@@ -171,7 +171,7 @@ class Scheduler(Tally):
             return
         if attempt is not None:
             self._stragglers.measure(self._now_s - attempt.started_s)
-        self._stragglers.finished(self._copies.pop(index, ()))
+        self._stragglers.finished(self._copies.pop(index, []))
         self._past.pop(index, None)
         self._commit(index, event.rows, event.bad_rows)
 

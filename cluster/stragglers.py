@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from .budgets import Limits
@@ -59,10 +58,12 @@ class Stragglers:
             if not copy.watched:
                 self._watch(copy)
 
-    def finished(self, copies: Iterable[Attempt]) -> None:
-        """Stop watching every attempt of a shard that is finished."""
+    def finished(self, copies: list[Attempt]) -> None:
+        """Stop watching every attempt of a shard that is finished; empties the list, which they share."""
         for copy in copies:
             self._close(copy)
+        # An attempt and the list refer to each other, and would wait for the garbage collector.
+        copies.clear()
 
     def longest_running(self) -> Attempt | None:
         """The open attempt that started first, among the shards that may have another copy."""

@@ -20,6 +20,7 @@ from .storage import Storage, foreign_errors
 __all__ = ["Dataset", "inspect", "read_schema"]
 
 _FOOTER_THREADS = 16
+_READ_AT_ONCE = 4096
 _PHYSICAL_BYTES = {"INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
 _NARROW_BYTES = {"INT_8": 1, "UINT_8": 1, "INT_16": 2, "UINT_16": 2}
 
@@ -102,8 +103,12 @@ def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter |
         with _reading(file):
             return file, _groups(file, stored, partitions, full, where)
 
+    read: list[tuple[SourceFile, tuple[Group, ...]]] = []
     with ThreadPoolExecutor(_FOOTER_THREADS, "footers") as pool:
-        dataset = Dataset(files=tuple(pool.map(one, files)), schema=schema, partitions=partitions)
+        # All at once, the futures of a hundred thousand files would take more memory than their footers.
+        for start in range(0, len(files), _READ_AT_ONCE):
+            read.extend(pool.map(one, files[start : start + _READ_AT_ONCE]))
+    dataset = Dataset(files=tuple(read), schema=schema, partitions=partitions)
     if not any(group.rows for _, groups in dataset.files for group in groups):
         raise EmptyDatasetError(f"the dataset has no rows ({len(files)} files read)", "check the path")
     if not dataset.rows and where is not None:

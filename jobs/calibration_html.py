@@ -107,7 +107,8 @@ def _drawing(name: str, tensor: TensorRange, largest: float) -> str:
         if number:
             height = max(1.0, _HEIGHT * math.log1p(number) / most)
             start = place * tensor.bin_width
-            kind = "beyond" if start >= tensor.threshold else "bar"
+            # The largest value itself may be the threshold, and the first of its bin.
+            kind = "beyond" if start >= tensor.threshold and tensor.clipped else "bar"
             said = f"{start:.5g} to {start + tensor.bin_width:.5g}: {number:,}"
             bars.append(
                 f'<rect class="{kind}" x="{place * width:.2f}" y="{_HEIGHT - height:.2f}" '

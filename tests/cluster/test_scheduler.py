@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import statistics
 import tracemalloc
@@ -570,6 +571,19 @@ def test_an_actor_that_is_busy_and_idle_in_turn_beside_an_idle_one_does_not_pile
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 100_000
+
+
+def test_finished_attempts_leave_nothing_to_the_garbage_collector() -> None:
+    scheduler = scheduler_of(200)
+    scheduler.handle(ready("actor-0001"))
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(200):
+            scheduler.handle(done("actor-0001", f"s{number}"))
+        assert gc.collect() < 200
+    finally:
+        gc.enable()
 
 
 def test_a_job_of_many_shards_on_many_actors_with_deaths_errors_and_stragglers_ends_complete() -> None:

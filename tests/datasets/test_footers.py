@@ -227,6 +227,16 @@ class TestRefusals:
             look(tmp_path, ["a"], "b == 2")
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_footers_are_read_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("trtfleet.datasets.footers._READ_AT_ONCE", 2)
+    for number in range(count):
+        write(tmp_path / f"{number}.parquet", pa.table({"a": np.arange(number + 1)}), 4)
+    files = look(tmp_path, ["a"]).files
+    assert [file.path for file, _ in files] == [f"{number}.parquet" for number in range(count)]
+    assert [sum(group.rows for group in groups) for _, groups in files] == list(range(1, count + 1))
+
+
 def test_partition_values(tmp_path: Path) -> None:
     for folder in ("n=1/s=x", "n=__HIVE_DEFAULT_PARTITION__/s=2", "other"):
         write(tmp_path / folder / "a.parquet", pa.table({"a": [1]}), 1)

@@ -75,6 +75,15 @@ class TestCommit:
         assert output.committed() == records
         assert Output(Storage(place), "g0002", JOB).committed() == {}
 
+    @pytest.mark.parametrize("count", [0, 2, 3, 4, 7])
+    def test_records_are_read_some_at_a_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    ) -> None:
+        monkeypatch.setattr("trtfleet.datasets.output._READ_AT_ONCE", 3)
+        output = Output.create(Storage(tmp_path), JOB)
+        records = {f"s{n}": output.commit(commit(f"s{n}", "a", n)) for n in range(count)}
+        assert output.committed() == records
+
 
 class TestGenerations:
     def test_an_empty_place_has_none(self, place: str) -> None:

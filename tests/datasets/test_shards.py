@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 
@@ -85,6 +87,23 @@ def test_ids_are_stable_and_distinct(files: Files, shard_bytes: int) -> None:
     assert ids == [shard.id for shard in plan_shards(files, shard_bytes)]
     assert len(set(ids)) == len(ids)
     assert all(len(name) == 20 and name.isalnum() for name in ids)
+
+
+def test_an_id_is_the_digest_that_resumed_jobs_rely_on() -> None:
+    file = source(7)
+    together, cut, again = plan_shards([(file, [group(10, 40), group(5, 40), group(9, 200)])], 100)
+    names = ["0:0+10,1:0+5", "2:0+4", "2:4+5"]
+    digests = [hashlib.sha256(f"/data/7.parquet\0{1000}\0v7\0{rows}".encode()) for rows in names]
+    assert [together.id, cut.id, again.id] == [digest.hexdigest()[:20] for digest in digests]
+    assert [together.size_bytes, cut.size_bytes, again.size_bytes] == [80, 88, 111]
+
+
+def test_a_shard_survives_the_way_to_an_actor() -> None:
+    for shard in plan_shards([(source(), [group(10, 40), group(5, 40), group(9, 200)])], 100):
+        travelled = pickle.loads(pickle.dumps(shard))
+        assert travelled == shard
+        assert travelled.rows == shard.rows
+        assert not hasattr(travelled, "__dict__")
 
 
 def test_ids_change_with_what_they_stand_for() -> None:
