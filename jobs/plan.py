@@ -175,6 +175,7 @@ def _fingerprint(spec: ScoreSpec, model: Model, fitted: Fitted, files: int, snap
         "columns": list(spec.columns),
         "filter": spec.filter,
         **feed_identity(spec),
+        "image_decoder": spec.image_decoder,
         "precision": spec.precision,
         "batch_size": spec.batch_size or "auto",
         "shard_bytes": spec.shard_bytes or "auto",

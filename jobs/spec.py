@@ -15,6 +15,7 @@ from ..trt_actors.backends import check_backend
 from ..trt_actors.building.options import BuildOptions, Precision, Profile
 from ..trt_actors.emit import Emit
 from ..trt_actors.normalize import Normalize
+from ..trt_actors.task import IMAGE_DECODERS
 from .coerce import coerce, hint_for
 
 __all__ = ["ON_DROP", "OnDrop", "ScoreSpec", "check_int8_options", "load_spec"]
@@ -42,6 +43,8 @@ class ScoreSpec:
         gpus_per_actor: GPUs of each actor of a GPU backend; below 1, actors share one.
         backend: ``auto``, ``tensorrt``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
         normalize: ``imagenet`` or ``MEAN:STD`` in the units of the stored values; done inside the network.
+        image_decoder: Where JPEG images are decoded: ``cpu``, ``gpu``, or ``auto``, which takes the GPU that scores
+            them where nvImageCodec is installed.
         layout: ``nhwc`` or ``nchw``: how images are stored, where the column's type does not tell.
         resize: (height, width) for encoded images.
         emit: ``raw``, ``softmax``, ``argmax`` or ``topk:K``; done inside the network.
@@ -93,6 +96,7 @@ class ScoreSpec:
     gpus_per_actor: float = 1.0
     backend: str = "auto"
     normalize: str | None = None
+    image_decoder: str = "auto"
     layout: str | None = None
     resize: tuple[int, int] | None = None
     emit: str = "raw"
@@ -146,6 +150,11 @@ class ScoreSpec:
             )
         if self.layout not in (None, "nhwc", "nchw"):
             raise UsageError(f"layout must be nhwc or nchw, got {self.layout!r}", hint_for("layout"))
+        if self.image_decoder not in IMAGE_DECODERS:
+            raise UsageError(
+                f"image_decoder must be one of {', '.join(IMAGE_DECODERS)}, got {self.image_decoder!r}",
+                "auto takes the GPU where it can",
+            )
         if self.compression not in COMPRESSIONS:
             known = ", ".join(COMPRESSIONS)
             raise UsageError(f"compression {self.compression!r} is unknown", f"choose one of {known}")

@@ -45,5 +45,6 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
         backend=spec.backend,
         tensorrt=engine_settings(plan),
         threads=threads,
+        image_decoder=spec.image_decoder,
         traced=spec.trace is not None,
     )

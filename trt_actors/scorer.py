@@ -12,6 +12,7 @@ from ..datasets.reading import ShardReader
 from ..datasets.records import CommitRecord
 from ..datasets.shards import Shard
 from ..datasets.storage import Storage
+from ..errors import BackendError
 from .attempt import AttemptWriter
 from .backends import open_engine
 from .batches import BadInput
@@ -41,12 +42,18 @@ def reading_threads(threads: int) -> int:
 
 def _image_decoder(engine: Engine, task: ScoreTask) -> tuple[ImageDecoder | None, str]:
     """What decodes images on the engine's device, or None; and why not, where that is worth a word."""
-    if engine.device_s is None or task.preprocess is not None:
-        return None, ""
-    # Imported here: it brings the ONNX library along, which actors on CPUs do not need.
-    from .runtime.gpu_images import decoder_for
+    made, why = None, ""
+    if engine.device_s is not None and task.preprocess is None and task.image_decoder != "cpu":
+        # Imported here: it brings the ONNX library along, which actors on CPUs do not need.
+        from .runtime.gpu_images import decoder_for
 
-    return decoder_for(engine, task.bindings, task.threads)
+        made, why = decoder_for(engine, task.bindings, task.threads)
+    if made is None and task.image_decoder == "gpu":
+        raise BackendError(
+            f"images cannot be decoded on a GPU here: {why or 'no GPU scores them, or it takes none'}",
+            "say --image-decoder auto",
+        )
+    return made, why
 
 
 class Scorer:

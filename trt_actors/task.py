@@ -13,7 +13,10 @@ from .pipeline import PipelineStats
 from .prepared import Prepared
 from .stages import StageStats
 
-__all__ = ["ActorInfo", "FeedTask", "Receipt", "ScoreTask", "TensorRTSettings"]
+__all__ = ["IMAGE_DECODERS", "ActorInfo", "FeedTask", "Receipt", "ScoreTask", "TensorRTSettings"]
+
+IMAGE_DECODERS = ("auto", "cpu", "gpu")
+"""Where JPEG images may be decoded; ``auto`` is the GPU where that is possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class ScoreTask(FeedTask):
         backend: ``auto`` or one backend's name.
         tensorrt: How TensorRT engines are built and where they are kept.
         slots: Batches in flight inside the actor.
+        image_decoder: One of ``IMAGE_DECODERS``.
         traced: Whether the actor keeps a trace.
     """
 
@@ -99,6 +103,7 @@ class ScoreTask(FeedTask):
     backend: str = "auto"
     tensorrt: TensorRTSettings
     slots: int = 4
+    image_decoder: str = "auto"
     traced: bool = False
 
 

@@ -38,6 +38,11 @@ _SCORE_OPTIONS = (
         type=click.Choice(["nhwc", "nchw"]),
         text="How images are stored, where the column's type does not tell.",
     ),
+    option(
+        "--image-decoder",
+        type=click.Choice(["auto", "cpu", "gpu"]),
+        text="Where JPEG is decoded; auto takes the GPU that scores if it can.",
+    ),
     option("--resize", metavar="HxW", text="Size that JPEG and PNG images are resized to."),
     option("--emit", metavar="raw|softmax|argmax|topk:K", text="What to write of each output."),
     option("--output", multiple=True, metavar="NAME", text="Model output to write; all by default."),

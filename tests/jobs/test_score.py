@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from trtfleet.datasets.merge import plan_merge
 from trtfleet.errors import BadRowsError, FingerprintError, OutputError
-from trtfleet.jobs import score as score_module
+from trtfleet.jobs import score_output
 from trtfleet.jobs.progress import Silent, Snapshot
 from trtfleet.jobs.score import run_score
 from trtfleet.jobs.spec import ScoreSpec
@@ -547,11 +547,11 @@ class TestRepeating:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         model, data, out = linear_model(), vectors(), tmp_path / "out"
-        monkeypatch.setattr(score_module, "plan_merge", partial(plan_merge, file_bytes=1 << 13))
+        monkeypatch.setattr(score_output, "plan_merge", partial(plan_merge, file_bytes=1 << 13))
         many = score(model, data, out, shard_bytes=4000, keep="id")
         assert many.files > 2
         assert pq.read_table(out)["id"].to_pylist() == list(range(1000))
-        monkeypatch.setattr(score_module, "plan_merge", plan_merge)
+        monkeypatch.setattr(score_output, "plan_merge", plan_merge)
 
         again = score(model, data, out, emit="argmax", overwrite=True)
         assert not again.already_finished
