@@ -43,8 +43,8 @@ class ScoreSpec:
         gpus_per_actor: GPUs of each actor of a GPU backend; below 1, actors share one.
         backend: ``auto``, ``tensorrt``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
         normalize: ``imagenet`` or ``MEAN:STD`` in the units of the stored values; done inside the network.
-        image_decoder: Where JPEG images are decoded: ``cpu``, ``gpu``, or ``auto``, which takes the GPU that scores
-            them where nvImageCodec is installed.
+        image_decoder: Where JPEG images are decoded: ``cpu``, ``gpu``, or ``auto``, which takes the GPU that
+            scores them where nvImageCodec is installed.
         layout: ``nhwc`` or ``nchw``: how images are stored, where the column's type does not tell.
         resize: (height, width) for encoded images.
         emit: ``raw``, ``softmax``, ``argmax`` or ``topk:K``; done inside the network.
