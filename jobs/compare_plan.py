@@ -54,6 +54,7 @@ class ComparePlan:
         layers: The inner tensors that are compared, and where they come from in the second network.
         excludable: The nodes of the second network that compute in integers.
         rows: int64[n], the sampled rows, by number in dataset order.
+        seed: That they were drawn with.
         batch_size: Rows a batch.
         settings: How TensorRT engines of both networks are built.
         fingerprint: Everything that decides what is found out about a unit.
@@ -72,6 +73,7 @@ class ComparePlan:
     layers: Mapping[str, Lineage] = field(default_factory=dict)
     excludable: frozenset[str] = frozenset()
     rows: np.ndarray
+    seed: int
     batch_size: int
     settings: tuple[TensorRTSettings, TensorRTSettings]
     fingerprint: Mapping[str, Any]
@@ -165,7 +167,8 @@ def make_compare_plan(spec: CompareSpec) -> ComparePlan:
     if spec.suggest_exclude and int8 is not None:
         source = fit(replace(feeding_b, precision="fp32"), int8.source, schema).network
     dataset = inspect(files, first.columns, None)
-    rows = sample_rows(dataset.rows, spec.wanted_rows, spec.seed)
+    seed = _seed(spec, int8)
+    rows = sample_rows(dataset.rows, spec.wanted_rows, seed)
     batch_size = batch_rows(spec.batch_size, model_a)
     layers, excludable = _layers(spec, first, second, int8)
     inputs = {b.input.name: list(b.columns) for b in first.bindings or ()}
@@ -183,6 +186,7 @@ def make_compare_plan(spec: CompareSpec) -> ComparePlan:
         layers=layers,
         excludable=excludable,
         rows=rows,
+        seed=seed,
         batch_size=batch_size,
         settings=(
             _settings(feeding, model_a, None),
@@ -198,7 +202,7 @@ def make_compare_plan(spec: CompareSpec) -> ComparePlan:
             "columns": list(spec.columns),
             "keep": list(spec.keep),
             "samples": len(rows),
-            "seed": spec.seed,
+            "seed": seed,
             "batch_size": batch_size,
             "worst": spec.worst,
             "tensors": hashlib.sha256("\0".join(layers).encode()).hexdigest()[:16],
@@ -206,6 +210,13 @@ def make_compare_plan(spec: CompareSpec) -> ComparePlan:
             **feed,
         },
     )
+
+
+def _seed(spec: CompareSpec, int8: Int8 | None) -> int:
+    """The seed of the drawing; by default not the calibration's, whose own rows would flatter its table."""
+    if spec.seed is not None:
+        return spec.seed
+    return 0 if int8 is None else int8.found.table.seed + 1
 
 
 def _settings(feeding: ScoreSpec, model: Model, calibration: str | None) -> TensorRTSettings:

@@ -38,7 +38,7 @@ class CompareSpec:
         exclude: Nodes, operators or patterns of these that are not quantized.
         samples: Rows to draw from the whole dataset; ``ALL_ROWS`` takes all. None does too, but draws 500 for
             a suggestion, which goes through them again and again.
-        seed: Of the drawing.
+        seed: Of the drawing; None takes another one than the calibration table's, or 0 without a table.
         batch_size: Rows a batch; None takes the first model's own when it is fixed, else 32.
         keep: Columns that tell the worst rows.
         worst: How many of the worst rows are shown.
@@ -74,7 +74,7 @@ class CompareSpec:
     table: str | None = None
     exclude: tuple[str, ...] = ()
     samples: int | None = None
-    seed: int = 0
+    seed: int | None = None
     batch_size: int | None = None
     keep: tuple[str, ...] = ()
     worst: int = 20
@@ -103,8 +103,9 @@ class CompareSpec:
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples must be >= 1, got {self.samples}", "or say all")
         for name in ("seed", "worst"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must be >= 0, got {getattr(self, name)}", "20 are shown by default")
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"{name} must be >= 0, got {value}", "leave it out for the default")
         if self.cpus_per_actor is not None and not self.cpus_per_actor > 0:
             raise UsageError(f"cpus_per_actor must be above 0, got {self.cpus_per_actor:g}", "say 1")
         if self.max_drop is not None and not self.max_drop >= 0:

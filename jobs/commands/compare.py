@@ -23,7 +23,7 @@ _OPTIONS = (
     ),
     EXCLUDE,
     option("--samples", type=IntOr("all"), text="Rows drawn from the whole dataset; all by default."),
-    option("--seed", type=int, metavar="N", text="Of the drawing; 0 by default."),
+    option("--seed", type=int, metavar="N", text="Of the drawing; by default not the table's."),
     option("--batch-size", type=int, metavar="N", text="Rows a batch; 32, or what MODEL_A insists on."),
     option("--keep", multiple=True, metavar="COL", text="Column that tells the worst rows; repeatable."),
     option("--worst", type=int, metavar="N", text="Worst rows to show; 20 by default."),

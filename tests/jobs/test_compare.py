@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import trtfleet
+from trtfleet.datasets.sampling import sample_rows
 from trtfleet.errors import CalibrationError, EmptyDatasetError, MismatchError, ParityError, UsageError
 from trtfleet.jobs.compare import run_compare
+from trtfleet.jobs.compare_plan import make_compare_plan
 from trtfleet.jobs.compare_spec import CompareSpec
 from trtfleet.jobs.compare_summary import CompareSummary
 from trtfleet.jobs.plan import feed_identity
@@ -217,6 +219,28 @@ class TestOnRay:
         values = json.loads(ran.stdout)
         assert values["top1_agreement"] > 0.9
         assert (values["outputs"][0]["answers"], values["worst"]) == ("top-1", [])
+
+
+def test_a_table_is_not_judged_on_the_rows_it_was_made_from(
+    digits: tuple[Path, Path], table: Callable[..., Path]
+) -> None:
+    made = CalibrationTable.decode(table().read_bytes(), "table.json")
+    options: dict[str, Any] = {
+        "model_a": digits[0],
+        "model_b": digits[0],
+        "data": digits[1],
+        "normalize": NORMALIZE,
+        "precision_b": "int8",
+        "table": "table.json",
+        "suggest_exclude": True,
+    }
+    plan = make_compare_plan(CompareSpec.of(options))
+    own = sample_rows(plan.dataset.rows, len(plan.rows), made.seed)
+    assert plan.seed == made.seed + 1
+    # As many as chance has it: 500 of 1,797, of 500.
+    assert len(set(own) & set(plan.rows)) < 0.4 * len(plan.rows)
+    given = make_compare_plan(CompareSpec.of({**options, "seed": made.seed}))
+    assert given.rows.tolist() == own.tolist()
 
 
 def test_without_a_table_the_command_that_makes_one_is_told(digits: tuple[Path, Path], place: Path) -> None:
