@@ -83,19 +83,10 @@ class CalibratePlan:
 
     def task(self, threads: int) -> CalibrateTask:
         """What actors of so many threads are told."""
-        spec, fitted = self.spec, self.fitted
         return CalibrateTask(
-            network=fitted.network,
-            projection=self.projection,
-            bindings=fitted.bindings,
-            given=tuple(spec.input.items()),
-            binding_options=fitted.options,
-            masks=fitted.masks,
-            preprocess=spec.preprocess,
-            hook_folder=os.getcwd(),
-            threads=threads,
+            **self.fitted.feeding(self.spec, self.projection, threads),
             observed=self.observed,
-            backend=spec.backend,
+            backend=self.spec.backend,
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
 from ..trt_actors.calibration.calibrator import BACKENDS
 from ..trt_actors.calibration.thresholds import Method
-from .coerce import coerce
-from .spec import ScoreSpec
+from .coerce import coerce, cpus, plain_values
+from .spec import ScoreSpec, feed_options
 
 __all__ = ["CalibrateSpec"]
 
@@ -99,19 +99,10 @@ class CalibrateSpec:
             model=self.model,
             data=self.data,
             out=_NOWHERE,
-            input=self.input,
             batch_size=self.batch_size,
             actors=self.actors,
             gpus_per_actor=self.gpus_per_actor,
-            normalize=self.normalize,
-            layout=self.layout,
-            resize=self.resize,
-            preprocess=self.preprocess,
-            columns=self.columns,
-            fill_null=self.fill_null,
-            pad_to=self.pad_to,
-            pad_value=self.pad_value,
-            mask=self.mask,
+            **feed_options(self),
         )
 
     @property
@@ -128,24 +119,9 @@ class CalibrateSpec:
         Raises:
             UsageError: An option is unknown or of the wrong type.
         """
-        known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in options.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                raise UsageError(f"unknown option {key!r}", f"known: {', '.join(sorted(known))}")
-            if value is not None:
-                values[name] = _cpus(value) if name == "cpus_per_actor" else coerce(name, value)
-        values = {name: value for name, value in values.items() if value is not None}
-        missing = [name for name in ("model", "data") if values.get(name) in (None, ())]
-        if missing:
-            raise UsageError(f"{missing[0]} is missing", "usage: trtfleet calibrate MODEL DATA...")
-        return cls(**values)
+        required, usage = ("model", "data"), "trtfleet calibrate MODEL DATA..."
+        return cls(**plain_values(cls, options, required=required, usage=usage, read=_read))
 
 
-def _cpus(value: Any) -> float | None:
-    if value == "auto":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"cpus_per_actor must be a number or 'auto', got {value!r}", "for example 0.5")
-    return float(value)
+def _read(name: str, value: Any) -> Any:
+    return cpus(value) if name == "cpus_per_actor" else coerce(name, value)

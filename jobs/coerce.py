@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from ..errors import UsageError
 
-__all__ = ["coerce", "hint_for"]
+__all__ = ["coerce", "cpus", "hint_for", "plain_values"]
 
 _LISTS = ("data", "keep", "output", "columns", "mask", "profile", "exclude_op", "exclude")
 _INTEGERS = (
@@ -16,7 +17,7 @@ _INTEGERS = (
     *("max_batch_size", "workspace_size", "min_subgraph_size", "optimization_level"),
     *("samples", "seed"),
 )
-_FLAGS = ("overwrite", "use_static", "use_calib_mode")
+_FLAGS = ("overwrite", "use_static", "use_calib_mode", "per_layer", "suggest_exclude")
 _NUMBERS = ("fill_null", "gpus_per_actor", "max_drop")
 _SPECIAL = {
     "batch_size": "auto",
@@ -64,6 +65,50 @@ def coerce(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         raise UsageError(f"{name} must be a text, got {value!r}", "put it in quotes")
     return value
+
+
+def plain_values(
+    spec: type[Any],
+    options: Mapping[str, Any],
+    *,
+    required: Sequence[str],
+    usage: str,
+    read: Callable[[str, Any], Any] = coerce,
+) -> dict[str, Any]:
+    """Plain values of a job's options as the arguments of its spec.
+
+    Args:
+        spec: A dataclass, whose fields are the options.
+        options: Values by name; names may have hyphens.
+        required: Options that must be there.
+        usage: What to write, for the hint.
+        read: Turns the value of an option into the type of its field.
+
+    Raises:
+        UsageError: An option is unknown, missing or of the wrong type.
+    """
+    known = {f.name for f in fields(spec)}
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UsageError(f"unknown option {key!r}", f"known: {', '.join(sorted(known))}")
+        # Nothing stands for the default, except where it says "any number of rows".
+        if value is not None or name == "max_bad_rows":
+            values[name] = read(name, value)
+    missing = [name for name in required if values.get(name) in (None, ())]
+    if missing:
+        raise UsageError(f"{missing[0]} is missing", f"usage: {usage}")
+    return values
+
+
+def cpus(value: Any) -> float | None:
+    """CPUs of an actor that may have a part of one; None for ``auto``."""
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"cpus_per_actor must be a number or 'auto', got {value!r}", "for example 0.5")
+    return float(value)
 
 
 def hint_for(name: str) -> str:

@@ -108,16 +108,8 @@ class ComparePlan:
         if tensors:
             first, second = with_tensors(first, tensors), with_tensors(second, tensors)
         return CompareTask(
-            network=first,
-            projection=self.projection,
-            bindings=self.first.bindings,
-            given=tuple(spec.input.items()),
-            binding_options=self.first.options,
-            masks=self.first.masks,
+            **replace(self.first, network=first).feeding(spec, self.projection, threads),
             keep=spec.keep,
-            preprocess=spec.preprocess,
-            hook_folder=os.getcwd(),
-            threads=threads,
             other=second,
             inputs=self.inputs,
             pairs=self.pairs,

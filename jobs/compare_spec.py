@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
 from ..trt_actors.backends import check_backend
 from ..trt_actors.building.options import Precision
-from .coerce import coerce
-from .spec import ScoreSpec, check_int8_options
+from .coerce import coerce, cpus, plain_values
+from .spec import ScoreSpec, check_int8_options, feed_options
 
 __all__ = ["ALL_ROWS", "DEFAULT_MAX_DROP", "CompareSpec"]
 
@@ -22,7 +22,6 @@ DEFAULT_MAX_DROP = 0.01
 
 _SUGGESTING_ROWS = 500
 _NOWHERE = "."
-_FLAGS = ("per_layer", "suggest_exclude")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,22 +141,13 @@ class CompareSpec:
             model=self.model_a,
             data=self.data,
             out=_NOWHERE,
-            input=self.input,
             keep=self.keep,
             batch_size=self.batch_size,
             actors=self.actors,
             gpus_per_actor=self.gpus_per_actor,
-            normalize=self.normalize,
-            layout=self.layout,
-            resize=self.resize,
-            preprocess=self.preprocess,
-            columns=self.columns,
-            fill_null=self.fill_null,
-            pad_to=self.pad_to,
-            pad_value=self.pad_value,
-            mask=self.mask,
             address=self.address,
             cache=self.cache,
+            **feed_options(self),
         )
 
     @classmethod
@@ -167,34 +157,15 @@ class CompareSpec:
         Raises:
             UsageError: An option is unknown or of the wrong type.
         """
-        known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in options.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                raise UsageError(f"unknown option {key!r}", f"known: {', '.join(sorted(known))}")
-            if value is not None:
-                values[name] = _coerce(name, value)
-        values = {name: value for name, value in values.items() if value is not None}
-        missing = [name for name in ("model_a", "model_b", "data") if values.get(name) in (None, ())]
-        if missing:
-            raise UsageError(f"{missing[0]} is missing", "usage: trtfleet compare MODEL_A MODEL_B DATA...")
-        return cls(**values)
+        required, usage = ("model_a", "model_b", "data"), "trtfleet compare MODEL_A MODEL_B DATA..."
+        return cls(**plain_values(cls, options, required=required, usage=usage, read=_read))
 
 
-def _coerce(name: str, value: Any) -> Any:
+def _read(name: str, value: Any) -> Any:
     if name == "samples" and value == "all":
         return ALL_ROWS
     if name == "cpus_per_actor":
-        if value == "auto":
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"cpus_per_actor must be a number or 'auto', got {value!r}", "for example 0.5")
-        return float(value)
-    if name in _FLAGS:
-        if not isinstance(value, bool):
-            raise UsageError(f"{name} must be true or false, got {value!r}", "leave out the quotes")
-        return value
+        return cpus(value)
     if name == "worst":
         if isinstance(value, bool) or not isinstance(value, int):
             raise UsageError(f"worst must be a whole number, got {value!r}", "20 by default")

@@ -9,7 +9,7 @@ from ..trt_actors.calibration.calibrator import BACKENDS
 from ..trt_actors.model import Model
 from .calibrate_spec import CalibrateSpec
 from .int8 import FoundTable, find_table, no_table
-from .spec import ScoreSpec
+from .spec import ScoreSpec, feed_options
 
 __all__ = ["calibrate_command", "same_feed", "settle_table"]
 
@@ -67,18 +67,9 @@ def same_feed(spec: ScoreSpec) -> CalibrateSpec:
         cpus_per_actor=spec.cpus_per_actor,
         gpus_per_actor=spec.gpus_per_actor,
         backend=spec.backend if spec.backend in BACKENDS else "auto",
-        input=spec.input,
-        normalize=spec.normalize,
-        layout=spec.layout,
-        resize=spec.resize,
-        preprocess=spec.preprocess,
-        columns=spec.columns,
-        fill_null=spec.fill_null,
-        pad_to=spec.pad_to,
-        pad_value=spec.pad_value,
-        mask=spec.mask,
         address=spec.address,
         cache=spec.cache,
+        **feed_options(spec),
     )
 
 

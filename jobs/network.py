@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx
 import pyarrow as pa
 
 from ..datasets.bindings import BindingOptions, ColumnBinding, ColumnKind, bind, guess_columns
 from ..datasets.placement import guess_layout
+from ..datasets.reading import Projection
 from ..datasets.signature import TensorSpec
 from ..errors import MismatchError
 from ..trt_actors.building.precision import to_precision
@@ -41,6 +44,26 @@ class Fitted:
     masks: tuple[TensorSpec, ...]
     columns: tuple[str, ...]
     options: BindingOptions
+
+    def feeding(self, spec: Any, projection: Projection, threads: int) -> dict[str, Any]:
+        """What every job's actors are told of feeding this network: arguments of a ``FeedTask``.
+
+        Args:
+            spec: The job's; names the columns given for inputs, and the preprocess hook.
+            projection: What is read.
+            threads: Of an actor.
+        """
+        return {
+            "network": self.network,
+            "projection": projection,
+            "bindings": self.bindings,
+            "given": tuple(spec.input.items()),
+            "binding_options": self.options,
+            "masks": self.masks,
+            "preprocess": spec.preprocess,
+            "hook_folder": os.getcwd(),
+            "threads": threads,
+        }
 
 
 def fit(spec: ScoreSpec, model: Model, schema: pa.Schema) -> Fitted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -175,16 +174,8 @@ def _batch_rows(plan: Plan) -> int:
 def _task(plan: Plan, first: Fitted, second: Fitted, projection: Projection, threads: int) -> CompareTask:
     spec, settings = plan.spec, engine_settings(plan)
     return CompareTask(
-        network=first.network,
+        **first.feeding(spec, projection, threads),
         other=second.network,
-        projection=projection,
-        bindings=first.bindings,
-        given=tuple(spec.input.items()),
-        binding_options=first.options,
-        masks=first.masks,
-        preprocess=spec.preprocess,
-        hook_folder=os.getcwd(),
-        threads=threads,
         inputs=match_inputs(first.network.inputs, second.network.inputs),
         pairs=pair_outputs(first.network.outputs, second.network.outputs, ("fp32", "int8")),
         worst=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import yaml
@@ -16,14 +16,18 @@ from ..trt_actors.building.options import BuildOptions, Precision, Profile
 from ..trt_actors.emit import Emit
 from ..trt_actors.normalize import Normalize
 from ..trt_actors.task import IMAGE_DECODERS
-from .coerce import coerce, hint_for
+from .coerce import hint_for, plain_values
 
-__all__ = ["ON_DROP", "OnDrop", "ScoreSpec", "check_int8_options", "load_spec"]
+__all__ = ["ON_DROP", "OnDrop", "ScoreSpec", "check_int8_options", "feed_options", "load_spec"]
 
 OnDrop = Literal["refuse", "warn", "ignore"]
 ON_DROP: tuple[str, ...] = get_args(OnDrop)
 
 _MOST_SPEC_BYTES = 1 << 20
+_FEED = (
+    *("input", "normalize", "layout", "resize", "preprocess", "columns"),
+    *("fill_null", "pad_to", "pad_value", "mask"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,19 +213,13 @@ class ScoreSpec:
         Raises:
             UsageError: An option is unknown or of the wrong type.
         """
-        known = {f.name: f for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in options.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                raise UsageError(f"unknown option {key!r}", f"known: {', '.join(sorted(known))}")
-            # Nothing stands for the default, except where it says "any number of rows".
-            if value is not None or name == "max_bad_rows":
-                values[name] = coerce(name, value)
-        missing = [name for name in ("model", "data", "out") if values.get(name) in (None, ())]
-        if missing:
-            raise UsageError(f"{missing[0]} is missing", "usage: trtfleet score MODEL DATA OUT")
-        return cls(**values)
+        required, usage = ("model", "data", "out"), "trtfleet score MODEL DATA OUT"
+        return cls(**plain_values(cls, options, required=required, usage=usage))
+
+
+def feed_options(spec: Any) -> dict[str, Any]:
+    """The options of a job's spec that decide how a network is fed, which all kinds of jobs share."""
+    return {name: getattr(spec, name) for name in _FEED}
 
 
 def check_int8_options(precision: str, options: Mapping[str, Any]) -> None:

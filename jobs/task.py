@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ..datasets.output import Output
 from ..trt_actors.task import ScoreTask, TensorRTSettings
 from .plan import Plan
@@ -27,16 +25,9 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
     """The task of a checked job that writes to an opened output, for actors of so many threads."""
     spec = plan.spec
     return ScoreTask(
-        network=plan.fitted.network,
-        projection=plan.projection,
-        bindings=plan.fitted.bindings,
-        given=tuple(spec.input.items()),
-        binding_options=plan.fitted.options,
-        masks=plan.fitted.masks,
+        **plan.fitted.feeding(spec, plan.projection, threads),
         keep=spec.keep,
-        preprocess=spec.preprocess,
         postprocess=spec.postprocess,
-        hook_folder=os.getcwd(),
         output_url=output.storage.url,
         generation=output.generation,
         job=output.job,
@@ -44,7 +35,6 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
         batch_size=spec.batch_size,
         backend=spec.backend,
         tensorrt=engine_settings(plan),
-        threads=threads,
         image_decoder=spec.image_decoder,
         traced=spec.trace is not None,
     )

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from .int8 import EXCLUDE
-from .options import IntOr, as_json_option, option, print_result, results_alone, with_options
+from .options import (
+    IntOr,
+    as_json_option,
+    option,
+    print_result,
+    results_alone,
+    sample_options,
+    with_options,
+)
 
 __all__ = ["compare"]
 
@@ -35,24 +43,12 @@ _OPTIONS = (
         metavar="X",
         text="Exit with 17 beyond: rows with another answer, or the relative error.",
     ),
-    option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit."),
-    option("--cpus-per-actor", type=float, metavar="X", text="CPUs of each actor, or a part of one."),
-    option("--gpus-per-actor", type=float, metavar="X", text="Below 1, actors share a GPU."),
-    option("--backend", type=click.Choice(_BACKENDS), text="What executes both models."),
-    option("--input", multiple=True, metavar="NAME=COLUMN", text="Column of an input of MODEL_A."),
-    option("--normalize", metavar="imagenet|MEAN:STD", text="As in `score`, like the following."),
-    option("--layout", type=click.Choice(["nhwc", "nchw"]), text="How images are stored."),
-    option("--resize", metavar="HxW", text="Size that JPEG and PNG images are resized to."),
-    option("--preprocess", metavar="MODULE:FUNCTION", text="Hook before the networks."),
-    option("--columns", multiple=True, metavar="COL", text="Column the preprocess hook gets; all if none."),
-    option("--fill-null", type=float, metavar="X", text="Value for nulls; without it they make bad rows."),
-    option("--pad-to", type=int, metavar="N", text="Length that ragged rows are padded to."),
-    option("--pad-value", type=int, metavar="N", text="What they are padded with."),
-    option("--mask", multiple=True, metavar="NAME", text="Model input that gets the attention mask."),
-    option(
-        "--address", metavar="ADDRESS", text="Ray cluster; RAY_ADDRESS or Ray on this machine by default."
+    *sample_options(
+        _BACKENDS,
+        backend="What executes both models.",
+        column="Column of an input of MODEL_A.",
+        hook="Hook before the networks.",
     ),
-    option("--cache", metavar="URI", text="Engine cache; by default TRTFLEET_CACHE or ~/.cache."),
     option("--report", type=click.Path(), metavar="F.html", text="HTML report to write."),
 )
 

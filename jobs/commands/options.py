@@ -18,6 +18,7 @@ __all__ = [
     "option",
     "print_result",
     "results_alone",
+    "sample_options",
     "with_options",
 ]
 
@@ -25,6 +26,7 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 
 
 Command = Callable[..., None]
+Option = Callable[[Any], Any]
 
 
 class IntOr(click.ParamType[Any]):
@@ -44,7 +46,7 @@ class IntOr(click.ParamType[Any]):
             self.fail(f"{value!r} is neither a whole number nor {self._word!r}", param, ctx)
 
 
-def option(*names: str, text: str, **how: Any) -> Callable[[Any], Any]:
+def option(*names: str, text: str, **how: Any) -> Option:
     """A click option with its help text."""
     return click.option(*names, help=text, **how)
 
@@ -53,10 +55,45 @@ as_json_option = option("--json", "as_json", is_flag=True, text="Result as JSON 
 
 
 def with_options(
-    options: Sequence[Callable[[Any], Any]],
+    options: Sequence[Option],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that adds options to a command, in the order given."""
     return lambda command: functools.reduce(lambda made, add: add(made), reversed(options), command)
+
+
+def sample_options(backends: Sequence[str], *, backend: str, column: str, hook: str) -> tuple[Option, ...]:
+    """What jobs over a sample of a dataset share: their actors, and how networks are fed.
+
+    Args:
+        backends: That may be chosen.
+        backend: Help of ``--backend``.
+        column: Help of ``--input``.
+        hook: Help of ``--preprocess``.
+    """
+    return (
+        option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit."),
+        option("--cpus-per-actor", type=float, metavar="X", text="CPUs of each actor, or a part of one."),
+        option("--gpus-per-actor", type=float, metavar="X", text="Below 1, actors share a GPU."),
+        option("--backend", type=click.Choice(backends), text=backend),
+        option("--input", multiple=True, metavar="NAME=COLUMN", text=column),
+        option("--normalize", metavar="imagenet|MEAN:STD", text="As in `score`, like the following."),
+        option("--layout", type=click.Choice(["nhwc", "nchw"]), text="How images are stored."),
+        option("--resize", metavar="HxW", text="Size that JPEG and PNG images are resized to."),
+        option("--preprocess", metavar="MODULE:FUNCTION", text=hook),
+        option(
+            "--columns", multiple=True, metavar="COL", text="Column the preprocess hook gets; all if none."
+        ),
+        option(
+            "--fill-null", type=float, metavar="X", text="Value for nulls; without it they make bad rows."
+        ),
+        option("--pad-to", type=int, metavar="N", text="Length that ragged rows are padded to."),
+        option("--pad-value", type=int, metavar="N", text="What they are padded with."),
+        option("--mask", multiple=True, metavar="NAME", text="Model input that gets the attention mask."),
+        option(
+            "--address", metavar="ADDRESS", text="Ray cluster; RAY_ADDRESS or Ray on this machine by default."
+        ),
+        option("--cache", metavar="URI", text="Engine cache; by default TRTFLEET_CACHE or ~/.cache."),
+    )
 
 
 def print_result(result: Any, as_json: bool) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trtfleet
-from trtfleet.tests.trt_actors.calibration.samples import NORMALIZE, convolutional, images, write_images
+from trtfleet.tests.trt_actors.calibration.samples import (
+    NORMALIZE,
+    convolutional,
+    images,
+    observe,
+    write_images,
+)
 from trtfleet.trt_actors.calibration.collector import Collector
 from trtfleet.trt_actors.calibration.device_observer import DeviceObserver
 from trtfleet.trt_actors.calibration.observed import ObservedNetwork, expose, observed
-from trtfleet.trt_actors.calibration.observer import HostObserver, Observer
+from trtfleet.trt_actors.calibration.observer import HostObserver
 from trtfleet.trt_actors.calibration.session import open_session
-from trtfleet.trt_actors.calibration.statistics import Statistics, encode, merge_all
+from trtfleet.trt_actors.calibration.statistics import encode, merge_all
 from trtfleet.trt_actors.calibration.table import CalibrationTable
 from trtfleet.trt_actors.graph import StoredInput, prepare
 from trtfleet.trt_actors.model import load_model
@@ -30,19 +35,6 @@ def network_of(path: Path, batch: int | str = "N") -> ObservedNetwork:
     exposed, values = expose(load_model(convolutional(path, batch)), TENSORS)
     stored = {"x": StoredInput(dtype=np.dtype(np.uint8), layout="nhwc")}
     return observed(prepare(exposed, stored=stored, normalize=Normalize.parse(NORMALIZE)), values)
-
-
-def observe(observer: Observer, batches: Sequence[np.ndarray]) -> Statistics:
-    opened = observer.open()
-    try:
-        collection = opened.collection()
-        for batch in batches:
-            collection.add({"x": batch})
-        found = collection.statistics()
-        collection.close()
-        return found
-    finally:
-        opened.close()
 
 
 def test_counts_exactly_what_the_network_computes_there(tmp_path: Path) -> None:

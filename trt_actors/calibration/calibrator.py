@@ -6,28 +6,24 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 
 import numpy as np
 
-from ...datasets.sample_reading import read_batches
 from ...datasets.sampling import Unit
 from ...errors import CalibrationError, TrtfleetError, UsageError
 from ..batches import BadInput
-from ..feed import Feed
-from ..hooks import load_hook
 from .observed import ObservedNetwork
 from .observer import Collection, HostObserver, Observer
+from .sample_feed import SampleFeed, bad_samples
 from .statistics import Statistics, encode
-from .task import BadSample, CalibrateTask, CalibratorInfo, UnitReceipt
+from .task import CalibrateTask, CalibratorInfo, UnitReceipt
 
 __all__ = ["BACKENDS", "Calibrator", "open_observer"]
 
 BACKENDS = ("auto", "onnxruntime-cuda", "onnxruntime-cpu")
 """Where a calibration may run; behind ``auto``, in order of preference."""
 
-_READERS = 2
 _NOT_FINITE = "exclude what makes them with --exclude, check the rows, or does --normalize fit the model?"
 
 
@@ -72,13 +68,9 @@ class Calibrator:
 
     def __init__(self, task: CalibrateTask) -> None:
         self._task = task
-        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
+        self._feed = SampleFeed(task)
         self._observer, not_taken = open_observer(task.backend, task.observed)
         self._computing = threading.Lock()
-        # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
-        self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
-        self._decoders = ThreadPoolExecutor(task.threads, "decoder")
-        self._feed = Feed(task, preprocess, self._decoders)
         self.info = CalibratorInfo(
             backend=self._observer.backend, not_taken=not_taken, node=socket.gethostname(), pid=os.getpid()
         )
@@ -91,8 +83,7 @@ class Calibrator:
 
     def close(self) -> None:
         """Stops the threads and releases the device."""
-        self._readers.shutdown()
-        self._decoders.shutdown()
+        self._feed.close()
         with self._computing:
             self._observer.close()
 
@@ -110,9 +101,9 @@ class Calibrator:
         rows = 0
         collection = self._collection()
         try:
-            for arrays in self._batches(unit, bad):
-                rows += _rows(arrays)
-                self._add(collection, arrays)
+            for piece in self._feed.pieces(unit, bad):
+                rows += len(piece)
+                self._add(collection, piece.on_host)
             with self._computing:
                 statistics = collection.statistics()
         finally:
@@ -122,16 +113,9 @@ class Calibrator:
         return UnitReceipt(
             statistics=encode(statistics),
             rows=rows,
-            bad=tuple(_located(unit, row) for row in sorted(bad, key=lambda row: row.row)),
+            bad=bad_samples(unit, bad),
             seconds=time.monotonic() - start,
         )
-
-    def _batches(self, unit: Unit, bad: list[BadInput]) -> Iterator[dict[str, np.ndarray]]:
-        """The inputs of each batch: one set, or one for every shape that its rows have."""
-        task = self._task
-        for blocks in read_batches(unit, task.projection, self._readers, task.prefetch_bytes):
-            for batch in self._feed.batches(blocks, unit.batch_size, bad):
-                yield batch.joined().on_host
 
     def _collection(self) -> Collection:
         with self._computing:
@@ -154,12 +138,11 @@ class Calibrator:
 
     def _blame(self, unit: Unit) -> CalibrationError:
         """Runs the unit again, batch by batch, to find out which rows give values that are not finite."""
-        task = self._task
-        for blocks in read_batches(unit, task.projection, self._readers, task.prefetch_bytes):
+        for blocks in self._feed.batches(unit):
             collection = self._collection()
             try:
-                for batch in self._feed.batches(blocks, unit.batch_size, []):
-                    self._add(collection, batch.joined().on_host)
+                for piece in self._feed.decode(blocks, unit.batch_size, []):
+                    self._add(collection, piece.on_host)
                 with self._computing:
                     found = self._not_finite(collection.statistics())
             finally:
@@ -176,17 +159,8 @@ class Calibrator:
         )
 
 
-def _rows(arrays: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(arrays.values())))
-
-
 def _range(unit: Unit, first: int, last: int) -> str:
     (file, start), (other, stop) = unit.locate(first), unit.locate(last)
     if file == other:
         return f"in the sampled rows {start:,} to {stop:,} of {file}"
     return f"in the sampled rows from {start:,} of {file} to {stop:,} of {other}"
-
-
-def _located(unit: Unit, bad: BadInput) -> BadSample:
-    file, row = unit.locate(bad.row)
-    return BadSample(file=file, row=row, column=bad.column, reason=bad.reason)

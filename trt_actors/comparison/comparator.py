@@ -7,15 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from ...datasets.sample_reading import read_batches
 from ...datasets.sampling import Unit
 from ...errors import InternalError
 from ..batches import BadInput, Piece
-from ..calibration.task import BadSample, CalibratorInfo, UnitReceipt
-from ..feed import Feed
-from ..hooks import load_hook
+from ..calibration.sample_feed import SampleFeed, bad_samples
+from ..calibration.task import CalibratorInfo, UnitReceipt
 from ..quantization.placement import Site
 from .comparison import Comparison
 from .difference import Difference
@@ -26,8 +23,6 @@ from .trials import Trials
 from .worst import WorstRow, choose_worst, keep_worst, plain_key
 
 __all__ = ["Comparator"]
-
-_READERS = 2
 
 
 class Comparator:
@@ -44,7 +39,7 @@ class Comparator:
 
     def __init__(self, task: CompareTask) -> None:
         self._task = task
-        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
+        self._feed = SampleFeed(task)
         self._first: Runner
         self._second: Runner
         if task.layers:
@@ -56,10 +51,6 @@ class Comparator:
             self._second = EngineRunner(self._first.backend, task.other, task.settings_b)
         self._trials: Trials | None = None
         self._computing = threading.Lock()
-        # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
-        self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
-        self._decoders = ThreadPoolExecutor(task.threads, "decoder")
-        self._feed = Feed(task, preprocess, self._decoders)
         self.info = CalibratorInfo(
             backend=self._first.backend,
             not_taken=self._first.not_taken,
@@ -75,8 +66,7 @@ class Comparator:
 
     def close(self) -> None:
         """Stops the threads and releases the device."""
-        self._readers.shutdown()
-        self._decoders.shutdown()
+        self._feed.close()
         with self._computing:
             if self._trials is not None:
                 self._trials.close()
@@ -95,12 +85,12 @@ class Comparator:
         start = time.monotonic()
         bad: list[BadInput] = []
         total = Comparison.empty(self._task.pairs)
-        for piece in self._pieces(unit, bad):
+        for piece in self._feed.pieces(unit, bad):
             total = total.merge(self._compare_batch(unit, piece), self._task.worst)
         return UnitReceipt(
             statistics=total.encode(),
             rows=total.rows,
-            bad=tuple(_located(unit, row) for row in sorted(bad, key=lambda row: row.row)),
+            bad=bad_samples(unit, bad),
             seconds=time.monotonic() - start,
         )
 
@@ -120,7 +110,7 @@ class Comparator:
         with self._computing:
             if self._trials is None:
                 self._trials = self._open_trials()
-            batches = (piece.on_host for piece in self._pieces(unit, []))
+            batches = (piece.on_host for piece in self._feed.pieces(unit, []))
             return self._trials.run(sites, unit.id, batches).encode()
 
     def _open_trials(self) -> Trials:
@@ -136,13 +126,6 @@ class Comparator:
         if not backend.startswith("onnxruntime"):
             backend = "auto"
         return Trials(self._first, task.source, task.scales, pairs, backend)
-
-    def _pieces(self, unit: Unit, bad: list[BadInput]) -> Iterator[Piece]:
-        """The rows of each batch: one piece, or one for every shape that they have."""
-        task = self._task
-        for blocks in read_batches(unit, task.projection, self._readers, task.prefetch_bytes):
-            for batch in self._feed.batches(blocks, unit.batch_size, bad):
-                yield batch.joined()
 
     def _compare_batch(self, unit: Unit, piece: Piece) -> Comparison:
         task = self._task
@@ -186,8 +169,3 @@ def _answers(errors: Sequence[RowErrors], row: int) -> tuple[int, int] | None:
     if chosen is None or chosen.answers is None:
         return None
     return int(chosen.answers[row, 0]), int(chosen.answers[row, 1])
-
-
-def _located(unit: Unit, bad: BadInput) -> BadSample:
-    file, row = unit.locate(bad.row)
-    return BadSample(file=file, row=row, column=bad.column, reason=bad.reason)

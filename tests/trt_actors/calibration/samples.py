@@ -12,6 +12,8 @@ import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
+from trtfleet.trt_actors.calibration.observer import Observer
+from trtfleet.trt_actors.calibration.statistics import Statistics
 
 NORMALIZE = "128:64"
 
@@ -122,3 +124,17 @@ def activations(model: onnx.ModelProto, feeds: Mapping[str, Any], names: Sequenc
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: list[np.ndarray] = session.run(list(names), dict(feeds))
     return found
+
+
+def observe(observer: Observer, batches: Sequence[np.ndarray]) -> Statistics:
+    """The statistics of some batches of the input ``x``; opens and closes the observer."""
+    opened = observer.open()
+    try:
+        collection = opened.collection()
+        for batch in batches:
+            collection.add({"x": batch})
+        found = collection.statistics()
+        collection.close()
+        return found
+    finally:
+        opened.close()

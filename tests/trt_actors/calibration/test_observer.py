@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from trtfleet.errors import BackendError, ModelError, UsageError
 from trtfleet.tests.trt_actors.calibration.kernels_double import KernelDevice, compiled, compiler
-from trtfleet.tests.trt_actors.calibration.samples import activations, convolutional, images
+from trtfleet.tests.trt_actors.calibration.samples import activations, convolutional, images, observe
 from trtfleet.trt_actors.calibration.calibrator import open_observer
 from trtfleet.trt_actors.calibration.device_observer import DeviceObserver
 from trtfleet.trt_actors.calibration.observed import ObservedNetwork, expose, observed
-from trtfleet.trt_actors.calibration.observer import HostObserver, Observer, counted_elements
-from trtfleet.trt_actors.calibration.statistics import Statistics, TensorStatistics, encode
+from trtfleet.trt_actors.calibration.observer import HostObserver, counted_elements
+from trtfleet.trt_actors.calibration.statistics import TensorStatistics, encode
 from trtfleet.trt_actors.graph import StoredInput, prepare
 from trtfleet.trt_actors.model import Model, load_model
 from trtfleet.trt_actors.normalize import Normalize
@@ -33,19 +33,6 @@ def network_of(
         return observed(prepare(exposed), values)
     stored = {"x": StoredInput(dtype=np.dtype(np.uint8), layout="nhwc")}
     return observed(prepare(exposed, stored=stored, normalize=Normalize.parse(normalize)), values)
-
-
-def observe(observer: Observer, batches: Sequence[np.ndarray]) -> Statistics:
-    with_it = observer.open()
-    try:
-        collection = with_it.collection()
-        for batch in batches:
-            collection.add({"x": batch})
-        found = collection.statistics()
-        collection.close()
-        return found
-    finally:
-        with_it.close()
 
 
 def transposing(path: Path, batch: int | str) -> Path:
