@@ -106,6 +106,9 @@ def compute(
     Raises:
         ModelError: ONNX Runtime cannot load or run the model.
     """
+    if not names:
+        # ONNX Runtime takes no name for all of them.
+        return {}
     session = _session(_with_outputs(model, names), _options())
     try:
         values = session.run(list(names), dict(feeds))

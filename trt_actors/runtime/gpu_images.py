@@ -11,7 +11,7 @@ from ..engine import Engine
 from .device import Device, Stream
 from .image_decoder import Codec, ImageDecoder
 from .libcuda import call
-from .nvimgcodec import NvImageCodec, nvimgcodec_missing
+from .nvimgcodec import nvimgcodec_missing, open_codec
 from .resize import Resizer
 from .segmented import SegmentedEngine
 
@@ -59,9 +59,7 @@ def gpu_decoder(device: Device, threads: int) -> ImageDecoder:
         raise BackendError(missing, _INSTALL)
 
     def make_codec(stream: Stream) -> Codec:
-        codec = NvImageCodec(device.index, threads)
-        codec.check(stream)
-        return codec
+        return open_codec(device.index, threads, stream)
 
     return ImageDecoder(device, make_codec=make_codec, make_scaler=lambda: Resizer(device), copy=_copy_on_gpu)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +24,14 @@ from ...datasets.elements import BadRow
 from ...datasets.images import MAX_PIXELS, decode_images
 from .device import Device, Event, Stream
 from .device_rows import DeviceBlock, DeviceRows, RowStore
-from .jpeg_header import JpegHeader, plain_jpeg
+from .jpeg_header import JpegHeader, PlainJpegs
 from .resize import Frame, ImageLayout
 from .values import nbytes
 
 __all__ = ["Codec", "DecodedRows", "ImageDecoder", "Scaler"]
 
-_LANES = 2
-"""While one lane waits for the GPU, another feeds it."""
+_LANES = 3
+"""While one lane decodes, another resizes and the next looks at its images' headers."""
 
 _UINT8 = np.dtype(np.uint8)
 
@@ -117,6 +117,8 @@ class ImageDecoder:
         self._lanes: list[_Lane] = []
         self._free: SimpleQueue[_Lane] = SimpleQueue()
         self._store = RowStore(device, copy)
+        self._jpegs = PlainJpegs()
+        self._decoding = threading.Lock()
         self._counts = threading.Lock()
         self.on_device = 0
         self.on_host = 0
@@ -163,8 +165,12 @@ class ImageDecoder:
             DatasetError: The column's type is not the one that was bound.
             BackendError: The device failed.
         """
-        images = _encoded(batch, binding)
-        plain = [(row, header) for row, data in images if (header := plain_jpeg(data)) is not None]
+        column = binding.column(batch)
+        images = _encoded(column)
+        headers = self._jpegs.headers(column, images)
+        plain = [
+            (row, header) for (row, _), header in zip(images, headers, strict=True) if header is not None
+        ]
         if not plain:
             return self._on_host(batch, binding, executor)
         height, width = (int(dim) for dim in binding.dims[:2])
@@ -217,7 +223,9 @@ class ImageDecoder:
         with self._lane() as lane:
             block = self._store.take(rows * nbytes(layout.shape, _UINT8))
             for group in _groups(plain):
-                frames = lane.codec.decode([encoded[row] for row, _ in group], lane.stream)
+                # Two at once share the GPU's JPEG unit worse than one after the other.
+                with self._decoding:
+                    frames = lane.codec.decode([encoded[row] for row, _ in group], lane.stream)
                 good: list[tuple[int, int, Frame]] = []
                 for (row, header), frame in zip(group, frames, strict=True):
                     if frame is None or (frame.height, frame.width) != (header.height, header.width):
@@ -266,9 +274,8 @@ class ImageDecoder:
             self._store.close()
 
 
-def _encoded(batch: pa.RecordBatch, binding: ColumnBinding) -> list[tuple[int, memoryview]]:
-    """Row and bytes of every image that is there, views of Arrow memory."""
-    array = binding.column(batch)
+def _encoded(array: Any) -> list[tuple[int, memoryview]]:
+    """Row and bytes of every image of a column that is there, views of Arrow memory."""
     starts, lengths, child = spans(array)
     buffer, nulls = child.buffers()[1], null_mask(array)
     if buffer is None:

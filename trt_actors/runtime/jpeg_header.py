@@ -2,27 +2,39 @@
 
 A decoder on a GPU may accept what the one on the CPU refuses, or the reverse. So that a bad row is bad with
 either, only images whose every segment is in order go to the GPU: baseline, one scan, 8 bits, grey or YCbCr,
-all tables there, ending with its end marker. In such an image the CPU's decoder finds nothing to refuse.
+all tables there, ending with the end marker and nothing behind it. In such an image the CPU's decoder finds
+nothing to refuse.
 """
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from ...datasets.images import MAX_PIXELS
 from ...datasets.orientation import orientation
 
-__all__ = ["JpegHeader", "plain_jpeg"]
+__all__ = ["JpegHeader", "PlainJpegs"]
 
-_SOF0, _DHT, _RST0, _EOI, _SOS, _DQT, _DRI, _COM = 0xC0, 0xC4, 0xD0, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_SOF0, _DHT, _SOS, _DQT, _DRI, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _JFIF, _EXIF, _ICC, _ADOBE = b"JFIF", b"Exif\0\0", b"ICC_PROFILE\0", b"Adobe"
 _YCBCR = (1, 2, 3)
 _LUMA = {0x11, 0x12, 0x21, 0x22}
+
+_MARKER = rb"\xff[^\x00\xd0-\xd7]"
+"""Among the bits of a scan 0xFF is followed by 0, or makes a restart marker."""
+
+_MARKERS = re.compile(_MARKER, re.DOTALL)
+_MOST_KEPT, _MOST_SIZES, _LARGEST_KEPT_BYTES = 1024, 4, 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,19 +67,71 @@ class _Parts:
         self.orientation: int | None = None
 
 
-def plain_jpeg(data: memoryview) -> JpegHeader | None:
-    """The header of an image that can go to the GPU, or None when the CPU should have it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Head:
+    """What stands before the bits of the scan.
 
-    Args:
-        data: The whole encoded image.
+    Attributes:
+        header: What it says.
+        markers: How many markers it has, those inside its segments' bytes included.
     """
-    try:
-        return _read(data)
-    except (_NotPlainError, struct.error, IndexError):
-        return None
+
+    header: JpegHeader
+    markers: int
 
 
-def _read(data: memoryview) -> JpegHeader:
+class PlainJpegs:
+    """Finds the images of a batch that can go to the GPU; for several threads at once.
+
+    Images of one source mostly begin alike: what they begin with is read once.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, _Head] = {}
+        self._sizes: tuple[int, ...] = ()
+
+    def headers(self, images: Any, encoded: Sequence[tuple[int, memoryview]]) -> list[JpegHeader | None]:
+        """The headers of a batch's images; None for those that the CPU should have.
+
+        Args:
+            images: Array of binary, large_binary or fixed_size_binary: whole encoded images.
+            encoded: Some of them: which one, and its bytes.
+        """
+        if pt.is_fixed_size_binary(images.type):
+            images = images.cast(pa.binary())
+        # One call for all, which leaves Python's lock to other threads.
+        markers = pc.count_substring_regex(images, pattern=_MARKER).to_pylist()
+        found: list[JpegHeader | None] = []
+        for place, data in encoded:
+            head = self._head(data)
+            # The only marker behind the head is the one that ends the image.
+            is_plain = head is not None and markers[place] == head.markers + 1 and _ends(data)
+            found.append(head.header if head is not None and is_plain else None)
+        return found
+
+    def _head(self, data: memoryview) -> _Head | None:
+        for size in self._sizes:
+            found = self._heads.get(bytes(data[:size]))
+            if found is not None:
+                return found
+        try:
+            found, size = _read(data)
+        except (_NotPlainError, struct.error, IndexError):
+            return None
+        if size <= _LARGEST_KEPT_BYTES:
+            if len(self._heads) >= _MOST_KEPT:
+                self._heads = {}
+            self._heads[bytes(data[:size])] = found
+            self._sizes = (size, *[other for other in self._sizes if other != size][: _MOST_SIZES - 1])
+        return found
+
+
+def _ends(data: memoryview) -> bool:
+    return len(data) > 3 and bytes(data[-2:]) == b"\xff\xd9" and data[-3] != 0xFF
+
+
+def _read(data: memoryview) -> tuple[_Head, int]:
+    """The head of an image and its size in bytes."""
     if bytes(data[:2]) != b"\xff\xd8":
         raise _NotPlainError
     parts, at = _Parts(), 2
@@ -80,10 +144,11 @@ def _read(data: memoryview) -> JpegHeader:
         at = end
         if marker == _SOS:
             break
-    if parts.size is None or _next_marker(data[at:]) != _EOI:
+    if parts.size is None:
         raise _NotPlainError
     height, width = parts.size
-    return JpegHeader(height=height, width=width, orientation=parts.orientation or 1)
+    header = JpegHeader(height=height, width=width, orientation=parts.orientation or 1)
+    return _Head(header=header, markers=len(_MARKERS.findall(data[:at]))), at
 
 
 def _segment(marker: int, body: memoryview, parts: _Parts) -> None:
@@ -114,15 +179,6 @@ def _application(body: memoryview, parts: _Parts) -> None:
     is_rgb = start.startswith(_ADOBE) and (len(body) != 12 or body[11] != 1)
     if is_short or is_rgb:
         raise _NotPlainError
-
-
-def _next_marker(scan: memoryview) -> int | None:
-    """The marker behind the bits of a scan, in which 0xFF is followed by 0 or makes a restart marker."""
-    # Most of this leaves Python's lock to other threads.
-    values = np.frombuffer(scan, np.uint8)
-    following = values[np.flatnonzero(values[:-1] == 0xFF) + 1]
-    markers = following[(following != 0) & (following & 0xF8 != _RST0)]
-    return int(markers[0]) if len(markers) else None
 
 
 @lru_cache(maxsize=1024)

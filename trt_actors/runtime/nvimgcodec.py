@@ -19,7 +19,7 @@ from .device import Stream
 from .libcuda import call
 from .resize import Frame
 
-__all__ = ["NvImageCodec", "nvimgcodec_missing"]
+__all__ = ["NvImageCodec", "nvimgcodec_missing", "open_codec"]
 
 _INSTALL = "pip install 'trtfleet[jpeg]'"
 # As the CPU's decoder interpolates colours, and with room for the images of a batch.
@@ -43,32 +43,58 @@ def nvimgcodec_missing() -> str | None:
     return found if isinstance(found, str) else None
 
 
-class NvImageCodec:
-    """Decodes on one stream, as RGB, not turned upright; for one thread at a time.
+def open_codec(device: int, threads: int, stream: Stream) -> NvImageCodec:
+    """A codec that decodes here: by the GPU's JPEG unit alone, or by its kernels where there is none.
 
-    Only a GPU decodes: its JPEG unit, and its kernels where there is none or the unit does not take an image.
+    Offered both, nvImageCodec 0.9 leaves most images to CPU threads and kernels, at a third of the unit's
+    rate, once it has met one that the unit does not take. Those are better left to our own CPU decoder.
 
     Args:
-        device: Index of the GPU; its primary context must be current in every call.
-        threads: CPU threads that take part.
+        device: Index of the GPU; its primary context must be current.
+        threads: CPU threads that take part where there is no unit.
+        stream: Any of the device.
 
     Raises:
         BackendError: The library is not installed, or decodes no JPEG on this GPU.
     """
+    try:
+        return _checked(NvImageCodec(device, threads, ("HW_GPU_ONLY",)), stream)
+    except BackendError:
+        return _checked(NvImageCodec(device, threads, ("GPU_ONLY", "HYBRID_CPU_GPU")), stream)
 
-    def __init__(self, device: int, threads: int) -> None:
+
+def _checked(codec: NvImageCodec, stream: Stream) -> NvImageCodec:
+    try:
+        codec.check(stream)
+    except BackendError:
+        codec.close()
+        raise
+    return codec
+
+
+class NvImageCodec:
+    """Decodes on one stream, as RGB, not turned upright; for one thread at a time.
+
+    Args:
+        device: Index of the GPU; its primary context must be current in every call.
+        threads: CPU threads that take part.
+        kinds: What of the library may decode: names of its ``BackendKind``.
+
+    Raises:
+        BackendError: The library is not installed, or has no such decoder for this GPU.
+    """
+
+    def __init__(self, device: int, threads: int, kinds: Sequence[str]) -> None:
         missing = nvimgcodec_missing()
         if missing is not None:
             raise BackendError(missing, _INSTALL)
         self._nvimgcodec = _library()
-        kinds = self._nvimgcodec.BackendKind
         try:
             self._decoder: Any = self._nvimgcodec.Decoder(
                 device_id=device,
                 max_num_cpu_threads=max(threads, 1),
                 backends=[
-                    self._nvimgcodec.Backend(kind)
-                    for kind in (kinds.HW_GPU_ONLY, kinds.GPU_ONLY, kinds.HYBRID_CPU_GPU)
+                    self._nvimgcodec.Backend(getattr(self._nvimgcodec.BackendKind, kind)) for kind in kinds
                 ],
                 options=_OPTIONS,
             )
@@ -82,13 +108,13 @@ class NvImageCodec:
         _keep_memory(device)
 
     def check(self, stream: Stream) -> None:
-        """Decodes a small image.
+        """Decodes an image of a usual size.
 
         Raises:
             BackendError: It cannot be decoded: mostly because nvJPEG is not installed.
         """
         made = io.BytesIO()
-        Image.new("RGB", (32, 32), (9, 99, 199)).save(made, "JPEG")
+        Image.new("RGB", (320, 240), (9, 99, 199)).save(made, "JPEG")
         (frame,) = self.decode([memoryview(made.getvalue())], stream)
         stream.synchronize()
         if frame is None:
