@@ -141,6 +141,7 @@ def start_ray(logical_cpus: int | None = None, gpus: int | None = None) -> Any:
         yield
         return
     ray.init(
+        "local",
         num_cpus=logical_cpus or cores() + SPARE_LOGICAL_CPUS,
         num_gpus=gpus,
         include_dashboard=False,

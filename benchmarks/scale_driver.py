@@ -70,7 +70,7 @@ class Driver:
             {shard: (record.rows, record.bad_rows) for shard, record in committed.items()},
         )
         self.account.watch(self.scheduler)
-        self.by_id = {shard.id: shard for shard in self.shards}
+        self.by_id = self.account.by_id
         self.spent_s = time.perf_counter() - start_s
 
     def start(self, at_s: float) -> list[Action]:

@@ -16,6 +16,7 @@ class Past:
     attempts: int = 1
     errors: int = 0
     deaths: int = 0
+    node_losses: int = 0
     not_before_s: float = -math.inf
 
 
@@ -49,18 +50,22 @@ class Backlog:
         while self._backoff and (self._backoff[0][0] <= now_s or self._done[self._backoff[0][1]]):
             heappush(self._retries, heappop(self._backoff)[1])
 
-    def take(self) -> int | None:
-        """Take the first shard in line, or None when no shard is due."""
-        while self._retries:
-            shard = heappop(self._retries)
-            if not self._done[shard]:
-                return shard
-        while self._fresh < len(self._done):
-            shard = self._fresh
+    def first(self) -> int | None:
+        """The first shard in line, or None when no shard is due."""
+        while self._retries and self._done[self._retries[0]]:
+            heappop(self._retries)
+        if self._retries:
+            return self._retries[0]
+        while self._fresh < len(self._done) and self._done[self._fresh]:
             self._fresh += 1
-            if not self._done[shard]:
-                return shard
-        return None
+        return self._fresh if self._fresh < len(self._done) else None
+
+    def take(self, shard: int) -> None:
+        """Take a shard out of the line; it must be the first."""
+        if self._retries:
+            heappop(self._retries)
+        else:
+            self._fresh = shard + 1
 
     @property
     def next_due_s(self) -> float | None:

@@ -16,18 +16,25 @@ class Limits:
     """Limits of one job. A budget of n tolerates n failures; failure n + 1 ends the job.
 
     Attributes:
-        actors: Actors to run at once; fewer are started when fewer shards are left.
+        actors: Actors to run at once, until the cluster is found to have room for more; fewer are started
+            when fewer shards are left.
         in_flight_per_actor: Attempts an actor holds at once.
         max_bad_rows: Bad rows tolerated over the whole job; None for any number.
         shard_errors: Retryable errors tolerated per shard.
         shard_deaths: Actors that may die under one shard.
-        actor_deaths: Ready actors that may die over the whole job; None for max(8, 4 * actors).
+        shard_node_losses: Nodes that may be lost under one shard; only a shard that takes machines down
+            meets so many.
+        actor_deaths: Ready actors that may die over the whole job, those on lost nodes aside; None for
+            max(8, 4 * actors).
         consecutive_failed_starts: Failed starts tolerated since an actor last became ready.
         backoff_s: Delay of a shard's retry after its first error; doubles with each further one.
         backoff_cap_s: The longest such delay.
         straggler_factor: An attempt straggles when it has run this many times the median of finished ones ...
         straggler_min_s: ... and for at least this long.
-        copies: Attempts of one shard that may run at once; 1 turns duplicates off.
+        copies: Attempts of one shard that may run at once; 1 turns duplicates off, and with them all
+            weighing of speeds.
+        release_after_s: An actor that the rest of the job has no use for is stopped after this long.
+        spare_actors: So many actors stay until the end, for what comes after the last shard.
 
     Raises:
         UsageError: A limit is out of range.
@@ -38,6 +45,7 @@ class Limits:
     max_bad_rows: int | None = 0
     shard_errors: int = 3
     shard_deaths: int = 4
+    shard_node_losses: int = 20
     actor_deaths: int | None = None
     consecutive_failed_starts: int = 3
     backoff_s: float = 0.5
@@ -45,16 +53,20 @@ class Limits:
     straggler_factor: float = 3.0
     straggler_min_s: float = 5.0
     copies: int = 2
+    release_after_s: float = 30.0
+    spare_actors: int = 0
 
     def __post_init__(self) -> None:
         for name in ("actors", "in_flight_per_actor", "copies"):
             self._require(name, at_least=1)
-        for name in ("shard_errors", "shard_deaths", "consecutive_failed_starts"):
+        for name in ("shard_errors", "shard_deaths", "shard_node_losses", "consecutive_failed_starts"):
             self._require(name, at_least=0)
         for name in ("max_bad_rows", "actor_deaths"):
             if getattr(self, name) is not None:
                 self._require(name, at_least=0)
         for name in ("backoff_s", "backoff_cap_s", "straggler_factor", "straggler_min_s"):
+            self._require(name, at_least=0)
+        for name in ("release_after_s", "spare_actors"):
             self._require(name, at_least=0)
 
     def _require(self, name: str, *, at_least: int) -> None:
@@ -65,10 +77,9 @@ class Limits:
                 f"give {name} a value of {at_least} or more",
             )
 
-    @property
-    def actor_deaths_allowed(self) -> int:
-        """The budget of actor deaths, derived from `actors` unless given."""
-        return max(8, 4 * self.actors) if self.actor_deaths is None else self.actor_deaths
+    def actor_deaths_allowed(self, actors: int) -> int:
+        """The budget of actor deaths of a job that runs so many actors."""
+        return max(8, 4 * actors) if self.actor_deaths is None else self.actor_deaths
 
     def backoff_after(self, errors: int) -> float:
         """Seconds to wait before a shard with this many errors (>= 1) is tried again."""
@@ -95,9 +106,15 @@ class Budgets:
             return None
         return Fail(kind=FailureKind.ACTOR_STARTS, reason=reason)
 
-    def actor_deaths(self, count: int, reason: str) -> Fail | None:
-        """Judge the deaths of ready actors, the last of them for this reason."""
-        allowed = self._limits.actor_deaths_allowed
+    def lost_starts(self, count: int, reason: str, actors: int) -> Fail | None:
+        """Judge the starts that went with a node since an actor last became ready, in a job of so many."""
+        if count <= max(self._limits.shard_node_losses, 4 * actors):
+            return None
+        return Fail(kind=FailureKind.ACTOR_STARTS, reason=f"{count} starts went with their nodes: {reason}")
+
+    def actor_deaths(self, count: int, reason: str, actors: int) -> Fail | None:
+        """Judge the deaths of ready actors, the last of them for this reason, in a job of so many."""
+        allowed = self._limits.actor_deaths_allowed(actors)
         if count <= allowed:
             return None
         fact = f"{count} actors died, {allowed} allowed; the last: {reason}"
@@ -109,6 +126,14 @@ class Budgets:
         if count <= allowed:
             return None
         fact = f"{count} actors died with it, {allowed} allowed; the last: {reason}"
+        return Fail(kind=FailureKind.SHARD_DEATHS, reason=fact, shard=shard)
+
+    def shard_node_losses(self, count: int, shard: str, reason: str) -> Fail | None:
+        """Judge the nodes that were lost while they had this shard in flight."""
+        allowed = self._limits.shard_node_losses
+        if count <= allowed:
+            return None
+        fact = f"{count} nodes were lost with it, {allowed} allowed; the last: {reason}"
         return Fail(kind=FailureKind.SHARD_DEATHS, reason=fact, shard=shard)
 
     def shard_errors(self, count: int, retryable: bool, shard: str, reason: str) -> Fail | None:

@@ -20,6 +20,7 @@ __all__ = [
     "FailureKind",
     "Finish",
     "Incident",
+    "RoomFound",
     "ShardDone",
     "ShardError",
     "StartActor",
@@ -32,28 +33,61 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorReady:
-    """A started actor has loaded its model and takes shards."""
+    """A started actor has loaded its model and takes shards.
+
+    Attributes:
+        at_s: When the shell learnt of it.
+        actor: The actor.
+        kind: What it runs on: actors of one kind are taken to be about equally fast until they are measured.
+    """
 
     at_s: float
     actor: str
+    kind: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFailedToStart:
-    """A started actor will never be ready."""
+    """A started actor will never be ready.
+
+    Attributes:
+        at_s: When the shell learnt of it.
+        actor: The actor.
+        reason: The cause, in one line.
+        is_node_lost: Whether it went with its node, which is nobody's fault.
+        is_unfit: Whether the machine that it was given can never run it, while another one might.
+    """
 
     at_s: float
     actor: str
     reason: str
+    is_node_lost: bool = False
+    is_unfit: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorDied:
-    """An actor is gone, and with it every attempt it had in flight."""
+    """An actor is gone, and with it every attempt it had in flight.
+
+    Attributes:
+        at_s: When the shell learnt of it.
+        actor: The actor.
+        reason: The cause, in one line.
+        is_node_lost: Whether it went with its node, for which its shards are not to blame.
+    """
 
     at_s: float
     actor: str
     reason: str
+    is_node_lost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoomFound:
+    """So many actors could run on the cluster at once; less than before changes nothing."""
+
+    at_s: float
+    actors: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +147,9 @@ class StopRequested:
     reason: str
 
 
-Event = ActorReady | ActorFailedToStart | ActorDied | ShardDone | ShardError | Tick | StopRequested
+Event = (
+    ActorReady | ActorFailedToStart | ActorDied | RoomFound | ShardDone | ShardError | Tick | StopRequested
+)
 
 
 class FailureKind(StrEnum):
@@ -124,6 +160,7 @@ class FailureKind(StrEnum):
     SHARD_DEATHS = "shard_deaths"
     ACTOR_DEATHS = "actor_deaths"
     ACTOR_STARTS = "actor_starts"
+    NO_FIT = "no_fit"
     STOPPED = "stopped"
 
 
@@ -145,7 +182,12 @@ class Dispatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StopActor:
-    """Stop an actor; graceful when it is ready and idle, else kill it rather than wait for it."""
+    """Stop an actor, and let go what it holds of the cluster; it is not heard any more.
+
+    Attributes:
+        actor: The actor.
+        graceful: True when it is ready and idle; else it had better be killed than waited for.
+    """
 
     actor: str
     graceful: bool

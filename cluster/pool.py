@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
-from ..errors import (
-    ActorStartError,
-    BadRowsError,
-    ClusterError,
-    DatasetError,
-    InternalError,
-    OutputError,
-    ShardFailedError,
-    TrtfleetError,
-)
+from ..errors import BackendError, ClusterError, DatasetError, OutputError, TrtfleetError
+from .causes import cause_of, error_of, is_node_lost, reason_of
 from .events import (
     Action,
     ActorDied,
@@ -30,7 +22,6 @@ from .events import (
     Dispatch,
     Event,
     Fail,
-    FailureKind,
     Finish,
     ShardDone,
     ShardError,
@@ -40,6 +31,7 @@ from .events import (
     Tick,
     WakeAt,
 )
+from .room_watch import RoomWatch
 from .scheduler import Scheduler
 from .session import Resources
 
@@ -62,6 +54,7 @@ class Work:
         payload: The arguments of ``method`` for a shard's key and attempt number.
         count: Rows and bad rows in what ``method`` returns.
         method: What does one shard.
+        kind: What an actor runs on, from what its ``start`` returned; equal kinds are about equally fast.
     """
 
     actor: Any
@@ -71,6 +64,7 @@ class Work:
     payload: Callable[[str, int], tuple[Any, ...]]
     count: Callable[[Any], tuple[int, int]]
     method: str = "score"
+    kind: Callable[[Any], str] = lambda started: ""
 
 
 class ActorPool:
@@ -82,6 +76,7 @@ class ActorPool:
         on_started: Called with an actor's name and what its ``start`` returned.
         on_done: Called with an actor's name, a shard's key and what its method returned.
         on_progress: Called after every event and at least twice a second.
+        watch: Looks at the cluster meanwhile; None for a cluster that does not change.
     """
 
     def __init__(
@@ -92,17 +87,20 @@ class ActorPool:
         on_started: Callable[[str, Any], None],
         on_done: Callable[[str, str, Any], None],
         on_progress: Callable[[], None],
+        watch: RoomWatch | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._work = work
         self._on_started = on_started
         self._on_done = on_done
         self._on_progress = on_progress
+        self._watch_room = watch
         self._actors: dict[str, Any] = {}
         self._ready: set[str] = set()
         self._happened: queue.SimpleQueue[Callable[[], Event | None]] = queue.SimpleQueue()
         self._errors: dict[str, TrtfleetError] = {}
         self._fatal: TrtfleetError | None = None
+        self._unfit: BackendError | None = None
         self._wake_at_s = float("inf")
         self._failure: Fail | None = None
         self._over = False
@@ -126,7 +124,7 @@ class ActorPool:
         if self._fatal is not None:
             raise self._fatal
         if self._failure is not None:
-            raise self._error_of(self._failure)
+            raise error_of(self._failure, self._errors.get(self._failure.shard or ""), self._unfit)
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Spreads calls over the ready actors.
@@ -164,6 +162,10 @@ class ActorPool:
             if event.at_s >= self._wake_at_s:
                 self._wake_at_s = float("inf")
             self._obey(self._scheduler.handle(event))
+        if self._watch_room is not None and not self._over:
+            found = self._watch_room.look(time.monotonic(), self._scheduler.actors_ready)
+            if found is not None:
+                self._obey(self._scheduler.handle(found))
         self._on_progress()
 
     def _obey(self, actions: Sequence[Action]) -> None:
@@ -200,17 +202,28 @@ class ActorPool:
         def interpret(future: Future[Any]) -> Event | None:
             at_s, error = time.monotonic(), future.exception()
             if error is None:
+                if name not in self._actors:
+                    # It was stopped in the meantime.
+                    return None
                 self._ready.add(name)
                 self._on_started(name, future.result())
-                return ActorReady(at_s=at_s, actor=name)
-            cause = _cause(error)
-            if isinstance(cause, TrtfleetError) and not isinstance(cause, _TRANSIENT):
+                return ActorReady(at_s=at_s, actor=name, kind=self._work.kind(future.result()))
+            # A process that cannot work must not keep the machine from its successor.
+            self._stop(name)
+            cause = cause_of(error)
+            if isinstance(cause, BackendError):
+                self._unfit = cause
+            elif isinstance(cause, TrtfleetError) and not isinstance(cause, _TRANSIENT):
                 # The model, the hooks and the options are the same for every actor: trying again is no use.
                 self._fatal, self._over = cause, True
                 return None
-            if isinstance(cause, TrtfleetError):
-                self._errors[name] = cause
-            return ActorFailedToStart(at_s=at_s, actor=name, reason=_reason(cause))
+            return ActorFailedToStart(
+                at_s=at_s,
+                actor=name,
+                reason=reason_of(cause),
+                is_node_lost=is_node_lost(cause),
+                is_unfit=isinstance(cause, BackendError),
+            )
 
         self._watch(handle.start.remote(self._task), interpret)
 
@@ -224,10 +237,12 @@ class ActorPool:
                 return ShardDone(
                     at_s=at_s, actor=name, shard=shard, attempt=attempt, rows=rows, bad_rows=bad_rows
                 )
-            cause = _cause(error)
+            cause = cause_of(error)
             if isinstance(cause, RayActorError):
-                self._ready.discard(name)
-                return ActorDied(at_s=at_s, actor=name, reason=_reason(cause))
+                self._stop(name)
+                return ActorDied(
+                    at_s=at_s, actor=name, reason=reason_of(cause), is_node_lost=is_node_lost(cause)
+                )
             if isinstance(cause, TrtfleetError):
                 self._errors[shard] = cause
             return ShardError(
@@ -235,7 +250,7 @@ class ActorPool:
                 actor=name,
                 shard=shard,
                 attempt=attempt,
-                reason=_reason(cause),
+                reason=reason_of(cause),
                 retryable=not isinstance(cause, TrtfleetError) or isinstance(cause, _TRANSIENT),
             )
 
@@ -252,43 +267,9 @@ class ActorPool:
         if handle is not None:
             ray.kill(handle, no_restart=True)
 
-    def _error_of(self, failure: Fail) -> TrtfleetError:
-        known = self._errors.get(failure.shard or "")
-        if failure.kind is FailureKind.BAD_ROWS:
-            return BadRowsError(
-                failure.reason, "see them with `trtfleet status OUT`, or allow more with --max-bad-rows"
-            )
-        if failure.kind is FailureKind.SHARD_DATA:
-            return known or ShardFailedError(
-                failure.reason, "see `trtfleet status OUT`; the same command tries again"
-            )
-        if failure.kind is FailureKind.SHARD_DEATHS:
-            return ShardFailedError(
-                failure.reason, "does the model or a hook crash, or need more memory than the node has?"
-            )
-        if failure.kind is FailureKind.ACTOR_STARTS:
-            return ActorStartError(failure.reason, "see Ray's logs of that worker")
-        if failure.kind is FailureKind.ACTOR_DEATHS:
-            return ClusterError(failure.reason, "see Ray's logs for why workers die")
-        return InternalError(failure.reason, "this is a defect of trtfleet; please report it")
-
-
-def _cause(error: BaseException) -> BaseException:
-    if isinstance(error, RayTaskError):
-        return error.cause if isinstance(error.cause, BaseException) else error
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TrtfleetError):
-        return error.fact
-    text = str(error).strip().splitlines()
-    first = next((line.strip() for line in text if line.strip()), "")
-    return f"{type(error).__name__}: {first}"[:300] if first else type(error).__name__
-
 
 def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except Exception as error:
-        return _cause(error)
+        return cause_of(error)

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from ..errors import InternalError
-from .backlog import Backlog, Past
 from .budgets import Budgets, Limits
 from .events import (
     Action,
@@ -27,6 +26,7 @@ from .events import (
     FailureKind,
     Finish,
     Incident,
+    RoomFound,
     ShardDone,
     ShardError,
     StartActor,
@@ -35,20 +35,22 @@ from .events import (
     Tick,
     WakeAt,
 )
-from .stragglers import Stragglers
+from .inventory import DEFECT, Inventory
+from .tail import Tail, earlier
 from .tally import Tally
-from .workers import Actor, Attempt, Workers
+from .workers import Actor, Workers
 
 __all__ = ["Limits", "Scheduler"]
-
-_DEFECT = "this is a defect of trtfleet, please report it"
 
 
 class Scheduler(Tally):
     """Drives one job.
 
     Shards are dispatched in the order given, retried ones first once they are due, each to the ready actor
-    with the fewest attempts in flight. When nothing is left to dispatch, idle actors duplicate stragglers.
+    with the fewest attempts in flight, or to one so much faster that it is done sooner. Near the end a slow
+    actor gets none that the much faster ones will have done earlier; if they have not, it gets it after all.
+    When nothing is left to dispatch, idle actors duplicate stragglers and what slow actors still have before
+    them, and actors that nobody needs any more are stopped.
 
     `start` is called once, then `handle` for every event. The last action is `Finish` or `Fail`; after it,
     `handle` returns nothing. Before `Fail`, every actor is stopped. Before `Finish`, only those are that run
@@ -72,34 +74,30 @@ class Scheduler(Tally):
         super().__init__(shards_total=len(shards), rows_total=sum(rows for _, rows in shards))
         self._limits = limits
         self._budgets = Budgets(limits)
-        self._keys = [key for key, _ in shards]
-        self._index = {key: index for index, key in enumerate(self._keys)}
-        if len(self._index) != len(self._keys):
-            raise InternalError(f"{len(self._keys)} shards have {len(self._index)} distinct keys", _DEFECT)
-        self._backlog = Backlog(len(self._keys))
-        self._past: dict[int, Past] = {}
-        self._copies: dict[int, list[Attempt]] = {}
+        self._shards = Inventory(shards, limits)
         self._workers = Workers(limits.in_flight_per_actor)
-        self._stragglers = Stragglers(limits)
-        self._failed_starts = 0
+        self._tail = Tail(limits, self._workers)
+        self._target = limits.actors
+        self._unfit = 0
+        self._failed_starts = self._lost_starts = 0
         self._started = False
         self._now_s = 0.0
         self._wake_s: float | None = None
         self._actions: list[Action] = []
         for key, (rows, bad_rows) in (finished or {}).items():
-            if key not in self._index:
-                raise InternalError(f"committed shard {key} is not among the {len(shards)} planned", _DEFECT)
-            self._commit(self._index[key], rows, bad_rows)
+            if key not in self._shards.index:
+                raise InternalError(f"committed shard {key} is not among the {len(shards)} planned", DEFECT)
+            self._commit(self._shards.index[key], rows, bad_rows)
 
     @property
     def running(self) -> int:
         """Unfinished shards that are in flight on some actor."""
-        return len(self._copies)
+        return self._shards.running
 
     @property
     def pending(self) -> int:
         """Unfinished shards that are in flight nowhere, those that wait for a retry included."""
-        return self._shards_total - self._shards_done - len(self._copies)
+        return self._shards_total - self._shards_done - self._shards.running
 
     def start(self, at_s: float) -> list[Action]:
         """Begin the job.
@@ -108,7 +106,7 @@ class Scheduler(Tally):
             InternalError: It was begun before.
         """
         if self._started:
-            raise InternalError("the scheduler was started twice", _DEFECT)
+            raise InternalError("the scheduler was started twice", DEFECT)
         self._started = True
         self._now_s = at_s
         return self._settle()
@@ -120,17 +118,21 @@ class Scheduler(Tally):
             InternalError: The job was not begun.
         """
         if not self._started:
-            raise InternalError(f"the scheduler got {type(event).__name__} before its start", _DEFECT)
+            raise InternalError(f"the scheduler got {type(event).__name__} before its start", DEFECT)
         if self.over:
             return []
         self._now_s = max(self._now_s, event.at_s)
         match event:
             case ActorReady():
-                if self._workers.make_ready(event.actor):
+                if self._workers.make_ready(event.actor, event.kind):
                     self._actors_ready += 1
-                    self._failed_starts = 0
-            case ActorFailedToStart() | ActorDied():
-                self._on_gone(event.actor, event.reason)
+                    self._failed_starts = self._lost_starts = 0
+            case ActorFailedToStart():
+                self._on_gone(event.actor, event.reason, event.is_node_lost, event.is_unfit)
+            case ActorDied():
+                self._on_gone(event.actor, event.reason, event.is_node_lost)
+            case RoomFound():
+                self._target = max(self._target, event.actors)
             case ShardDone():
                 self._on_done(event)
             case ShardError():
@@ -143,63 +145,72 @@ class Scheduler(Tally):
                 assert_never(event)
         return self._settle()
 
-    def _on_gone(self, name: str, reason: str) -> None:
+    def _on_gone(self, name: str, reason: str, is_node_lost: bool, is_unfit: bool = False) -> None:
         actor = self._workers.remove(name)
         if actor is None:
             return
         self._incidents.append(Incident(self._now_s, name, reason))
         if actor.order is None:
-            self._failed_starts += 1
-            self._fail_if(self._budgets.failed_starts(self._failed_starts, reason))
+            self._on_failed_start(reason, is_node_lost, is_unfit)
             return
         self._actors_ready -= 1
         self._deaths += 1
+        self._node_losses += is_node_lost
         for attempt in actor.attempts.values():
             if attempt.open:
-                past = self._past.setdefault(attempt.shard, Past())
-                past.deaths += 1
-                self._lose(attempt, past)
-                self._fail_if(self._budgets.shard_deaths(past.deaths, self._keys[attempt.shard], reason))
-        self._fail_if(self._budgets.actor_deaths(self._deaths, reason))
+                past, key = self._shards.past(attempt.shard), self._shards.keys[attempt.shard]
+                past.node_losses += is_node_lost
+                past.deaths += not is_node_lost
+                self._shards.lose(attempt, past)
+                self._fail_if(self._budgets.shard_node_losses(past.node_losses, key, reason))
+                self._fail_if(self._budgets.shard_deaths(past.deaths, key, reason))
+        own_deaths = self._deaths - self._node_losses
+        self._fail_if(self._budgets.actor_deaths(own_deaths, reason, self._target))
+
+    def _on_failed_start(self, reason: str, is_node_lost: bool, is_unfit: bool) -> None:
+        if is_unfit:
+            # Another one would be given the same machine: it is not replaced.
+            self._unfit += 1
+            if self._wanted <= 0 and not self._workers:
+                self._fail_if(Fail(kind=FailureKind.NO_FIT, reason=reason))
+        elif is_node_lost:
+            self._lost_starts += 1
+            self._fail_if(self._budgets.lost_starts(self._lost_starts, reason, self._target))
+        else:
+            self._failed_starts += 1
+            self._fail_if(self._budgets.failed_starts(self._failed_starts, reason))
 
     def _on_done(self, event: ShardDone) -> None:
-        index = self._index.get(event.shard)
+        index = self._shards.index.get(event.shard)
         if index is None:
             return
-        attempt = self._workers.release(event.actor, index, event.attempt)
-        if self._backlog.is_done(index):
+        attempt = self._workers.release(event.actor, index, event.attempt, self._now_s, is_done=True)
+        if self._shards.is_done(index):
             return
         if attempt is not None:
-            self._stragglers.measure(self._now_s - attempt.started_s)
-        self._stragglers.finished(self._copies.pop(index, []))
-        self._past.pop(index, None)
+            self._shards.stragglers.measure(self._now_s - attempt.started_s)
         self._commit(index, event.rows, event.bad_rows)
 
     def _on_error(self, event: ShardError) -> None:
-        index = self._index.get(event.shard)
-        attempt = None if index is None else self._workers.release(event.actor, index, event.attempt)
+        index = self._shards.index.get(event.shard)
+        if index is None:
+            return
+        attempt = self._workers.release(event.actor, index, event.attempt, self._now_s, is_done=False)
         if attempt is None or not attempt.open:
             return
         self._errors += 1
         self._incidents.append(Incident(self._now_s, event.shard, event.reason))
-        past = self._past.setdefault(attempt.shard, Past())
+        past = self._shards.past(index)
         past.errors += 1
         past.not_before_s = self._now_s + self._limits.backoff_after(past.errors)
-        self._lose(attempt, past)
+        self._shards.lose(attempt, past)
         self._fail_if(self._budgets.shard_errors(past.errors, event.retryable, event.shard, event.reason))
 
     def _commit(self, index: int, rows: int, bad_rows: int) -> None:
-        self._backlog.mark_done(index)
+        self._shards.finish(index)
         self._shards_done += 1
         self._rows_done += rows
         self._bad_rows += bad_rows
-
-    def _lose(self, attempt: Attempt, past: Past) -> None:
-        """Close an attempt without a commit; its shard goes back in line unless another copy runs."""
-        self._stragglers.lost(attempt)
-        if not attempt.copies:
-            del self._copies[attempt.shard]
-            self._backlog.put_back(attempt.shard, past.not_before_s)
 
     def _settle(self) -> list[Action]:
         """Do all that can be done now, and hand over the actions."""
@@ -208,52 +219,69 @@ class Scheduler(Tally):
             self._finish()
         if not self.over:
             self._start_actors()
-            retry_s = self._dispatch_pending()
-            wake_s = retry_s if self.pending else self._duplicate_stragglers()
+            wake_s = self._dispatch_pending()
+            if self.pending:
+                self._tail.keep_all()
+            else:
+                wake_s = earlier(self._duplicate_stragglers(), self._release())
             if wake_s is not None and wake_s != self._wake_s:
                 self._actions.append(WakeAt(at_s=wake_s))
             self._wake_s = wake_s
         actions, self._actions = self._actions, []
         return actions
 
+    @property
+    def _wanted(self) -> int:
+        """How many actors there should be."""
+        return min(self._target - self._unfit, self._shards_total - self._shards_done)
+
     def _start_actors(self) -> None:
-        while len(self._workers) < min(self._limits.actors, self._shards_total - self._shards_done):
+        while len(self._workers) < self._wanted:
             self._actions.append(StartActor(actor=self._workers.add().name))
 
     def _dispatch_pending(self) -> float | None:
         """Dispatch what is due; returns when more will be, if an actor could take it then."""
-        self._backlog.promote(self._now_s)
-        while (actor := self._workers.least_loaded()) is not None:
-            index = self._backlog.take()
-            if index is None:
-                return self._backlog.next_due_s
+        shards, backlog = self._shards, self._shards.backlog
+        backlog.promote(self._now_s)
+        while (index := backlog.first()) is not None:
+            rows = shards.rows(index)
+            actor = self._workers.next_for(rows)
+            if actor is None:
+                break
+            hold_s = self._tail.had_better_wait(actor, rows, shards.waiting_rows, self._now_s)
+            if hold_s is not None:
+                return earlier(hold_s, backlog.next_due_s)
+            backlog.take(index)
             self._dispatch(index, actor)
-        return None
+        self._tail.hold_nothing()
+        return None if self._workers.next_for(1) is None else backlog.next_due_s
 
     def _dispatch(self, index: int, actor: Actor) -> None:
-        past = self._past.get(index)
-        if past is not None:
-            past.attempts += 1
-        number = 1 if past is None else past.attempts
-        copies = self._copies.setdefault(index, [])
-        attempt = Attempt(shard=index, number=number, started_s=self._now_s, copies=copies)
-        copies.append(attempt)
+        attempt = self._shards.begin(index, actor, self._now_s)
         self._workers.assign(actor, attempt)
-        self._stragglers.opened(attempt)
-        self._actions.append(Dispatch(actor=actor.name, shard=self._keys[index], attempt=number))
+        shard = self._shards.keys[index]
+        self._actions.append(Dispatch(actor=actor.name, shard=shard, attempt=attempt.number))
 
     def _duplicate_stragglers(self) -> float | None:
         """Give idle actors copies of the slowest attempts; returns when the next is slow enough, if ever."""
-        while (actor := self._workers.least_loaded()) is not None and not actor.attempts:
-            slowest = self._stragglers.longest_running()
-            if slowest is None:
-                return None
-            due_s = slowest.started_s + self._stragglers.patience_s
-            if due_s > self._now_s:
+        while (actor := self._workers.idle()) is not None:
+            faster = self._workers.faster_than(actor)
+            attempt, due_s = self._shards.stragglers.worth_a_copy(actor, faster, self._now_s)
+            if attempt is None:
                 return due_s
-            self._past.setdefault(slowest.shard, Past())
-            self._dispatch(slowest.shard, actor)
+            self._shards.past(attempt.shard)
+            self._dispatch(attempt.shard, actor)
         return None
+
+    def _release(self) -> float | None:
+        """Stop the actors that the rest of the job has no use for; returns when there may be some."""
+        surplus, due_s = self._tail.surplus(self.running, self._wanted, self._target, self._now_s)
+        for actor in surplus:
+            self._workers.remove(actor.name)
+            self._actors_ready -= actor.order is not None
+            self._actors_released += 1
+            self._actions.append(StopActor(actor=actor.name, graceful=actor.order is not None))
+        return due_s
 
     def _fail_if(self, fail: Fail | None) -> None:
         """Stop every actor and fail, if there is a failure and it is the first."""
@@ -266,8 +294,7 @@ class Scheduler(Tally):
         self._failed = fail
 
     def _finish(self) -> None:
-        idlest = self._workers.least_loaded()
-        if idlest is not None and not idlest.attempts:
+        if self._workers.idle() is not None:
             busy = [actor for actor in self._workers if actor.attempts]
             self._actions.extend(StopActor(actor=actor.name, graceful=False) for actor in busy)
         self._actions.append(Finish())

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,14 @@ import ray
 from ray.exceptions import RayError
 
 from ..errors import ClusterError
+from .autoscaler import largest_nodes
+from .nodes import nodes
 
 __all__ = ["Resources", "Session", "connect"]
 
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 _ANSWER_S = 5.0
+_KINDS_TOLD = 8
 _RAY_WINDOW = "RAY_gcs_server_port_wait_time_s"
 _RAY_WINDOW_S = "3"
 _TOKEN_HINT = (
@@ -34,10 +38,23 @@ class Resources:
     Attributes:
         cpus: Logical CPUs.
         gpus: GPUs.
+        accelerator: What Ray calls a node's GPUs, ``H100`` for example; empty where it does not know, and for
+            actors.
     """
 
     cpus: float
     gpus: float
+    accelerator: str = ""
+
+    def room_for(self, actor: Resources) -> int:
+        """How many such actors fit on such a node at once."""
+        per_cpu = self.cpus // actor.cpus if actor.cpus else float("inf")
+        per_gpu = self.gpus // actor.gpus if actor.gpus else float("inf")
+        return int(min(per_cpu, per_gpu, 1 << 20))
+
+    def __str__(self) -> str:
+        gpus = f"{self.gpus:g} {self.accelerator or 'GPU'}{'' if self.accelerator or self.gpus == 1 else 's'}"
+        return f"{self.cpus:g} CPU{'' if self.cpus == 1 else 's'}" + (f" and {gpus}" if self.gpus else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +72,11 @@ class Session:
     @property
     def nodes(self) -> list[Resources]:
         """What each living node has."""
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return [Resources(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
+        return [
+            Resources(cpus=node.cpus, gpus=node.gpus, accelerator=node.accelerator_type)
+            for node in nodes()
+            if node.is_alive
+        ]
 
     @property
     def gpus(self) -> float:
@@ -68,26 +88,47 @@ class Session:
         shares = [node.cpus * gpus / node.gpus for node in self.nodes if node.gpus >= gpus > 0]
         return max(1, int(min(shares, default=1.0)))
 
+    @property
+    def inventory(self) -> str:
+        """The living nodes in words, those that are alike together."""
+        alike = Counter(map(str, self.nodes))
+        listed = [
+            f"{count} node{'s' if count > 1 else ''} with {what}" for what, count in sorted(alike.items())
+        ]
+        if len(listed) > _KINDS_TOLD:
+            listed[_KINDS_TOLD:] = [f"{len(listed) - _KINDS_TOLD} other kinds of nodes"]
+        return ", ".join(listed) or "no node"
+
+    def count_room(self, actor: Resources) -> int:
+        """How many such actors fit at once on the idle cluster as it is now; may be none."""
+        return sum(node.room_for(actor) for node in self.nodes)
+
+    def could_bring(self, actor: Resources) -> bool:
+        """Whether the cluster's autoscaler tells of a kind of node on which such an actor fits."""
+        if self.is_embedded:
+            return False
+        return any(Resources(cpus=cpus, gpus=gpus).room_for(actor) for cpus, gpus in largest_nodes())
+
     def room_for(self, actor: Resources) -> int:
         """How many such actors fit at once on an idle cluster.
 
         Raises:
             ClusterError: Not one fits on any node.
         """
-
-        def fits(node: Resources) -> int:
-            per_cpu = node.cpus // actor.cpus if actor.cpus else float("inf")
-            per_gpu = node.gpus // actor.gpus if actor.gpus else float("inf")
-            return int(min(per_cpu, per_gpu, 1 << 20))
-
-        room = sum(map(fits, self.nodes))
+        room = self.count_room(actor)
         if not room:
-            largest = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in self.nodes)
-            raise ClusterError(
-                f"an actor wants {actor.cpus:g} CPUs and {actor.gpus:g} GPUs, the nodes have: {largest}",
-                "lower --cpus-per-actor or choose another backend",
-            )
+            raise self.no_room(actor)
         return room
+
+    def no_room(self, actor: Resources) -> ClusterError:
+        """The error that no node fits such an actor, with what there is."""
+        lacks_gpu = actor.gpus and not any(node.gpus >= actor.gpus for node in self.nodes)
+        return ClusterError(
+            f"an actor wants {actor}, the cluster has {self.inventory}",
+            "add a node with a GPU, or choose --backend onnxruntime-cpu"
+            if lacks_gpu
+            else "lower --cpus-per-actor or choose another backend",
+        )
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ class Tally:
         self._rows_total = rows_total
         self._shards_done = self._rows_done = self._bad_rows = 0
         self._actors_ready = self._deaths = self._errors = 0
+        self._node_losses = self._actors_released = 0
         self._incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self._finished = False
         self._failed: Fail | None = None
@@ -57,6 +58,16 @@ class Tally:
     def deaths(self) -> int:
         """Actors that died after they were ready."""
         return self._deaths
+
+    @property
+    def node_losses(self) -> int:
+        """Of these, actors that went with their node."""
+        return self._node_losses
+
+    @property
+    def actors_released(self) -> int:
+        """Actors that were stopped because the rest of the job had no use for them."""
+        return self._actors_released
 
     @property
     def errors(self) -> int:

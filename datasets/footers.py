@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -17,7 +18,10 @@ from .filters import Filter
 from .shards import Group
 from .storage import Storage, foreign_errors
 
-__all__ = ["Dataset", "inspect", "read_schema"]
+__all__ = ["MAX_GROUP_ROWS", "Dataset", "inspect", "read_schema"]
+
+MAX_GROUP_ROWS = 1 << 28
+"""A row group or record batch of more rows is refused."""
 
 _FOOTER_THREADS = 16
 _READ_AT_ONCE = 4096
@@ -58,15 +62,12 @@ def read_schema(files: Sequence[SourceFile]) -> pa.Schema:
     """
     with _reading(files[0]):
         own = _open_schema(files[0])
-    twice = (
-        sorted({name for name in own.names if own.names.count(name) > 1})
-        if len(own) > len(set(own.names))
-        else []
-    )
+        names = own.names
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise DatasetError(f"{files[0].url} has more than one column {twice[0]!r}", "rename one of them")
     partitions = partition_schema(files)
-    both = set(own.names) & set(partitions.names)
+    both = set(names) & set(partitions.names)
     if both:
         raise DatasetError(
             f"{sorted(both)[0]!r} is a column of {files[0].url} and a Hive partition", "rename one of them"
@@ -101,7 +102,9 @@ def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter |
 
     def one(file: SourceFile) -> tuple[SourceFile, tuple[Group, ...]]:
         with _reading(file):
-            return file, _groups(file, stored, partitions, full, where)
+            groups = _groups(file, stored, partitions, full, where)
+        _check_sizes(file, groups)
+        return file, groups
 
     read: list[tuple[SourceFile, tuple[Group, ...]]] = []
     with ThreadPoolExecutor(_FOOTER_THREADS, "footers") as pool:
@@ -114,6 +117,17 @@ def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter |
     if not dataset.rows and where is not None:
         raise EmptyDatasetError(f"--filter {where.text!r} matches no row", "check the filter's values")
     return dataset
+
+
+def _check_sizes(file: SourceFile, groups: Sequence[Group]) -> None:
+    """Refuses what no writer writes: it would be believed, and memory be taken for it."""
+    for number, group in enumerate(groups):
+        if not (0 <= group.rows <= MAX_GROUP_ROWS and group.size_bytes >= 0):
+            raise DatasetError(
+                f"{file.url} says that row group {number} has {group.rows:,} rows of {group.size_bytes:,} "
+                f"bytes, at most {MAX_GROUP_ROWS:,} rows are read",
+                "is the file intact? else write smaller row groups",
+            )
 
 
 def _reading(file: SourceFile) -> AbstractContextManager[None]:

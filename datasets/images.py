@@ -23,7 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from .bound import ColumnBinding
 from .columns import null_mask, spans
 from .elements import BadRow, Decoded, fill_value
-from .jpeg import decode_jpeg
+from .jpeg import MAX_SCANS, decode_jpeg, has_many_scans
 from .orientation import upright
 from .signature import Dim
 
@@ -144,6 +144,8 @@ def _decoder(head: bytes) -> Callable[[io.BytesIO], ImageFile]:
 def _pixels(data: memoryview, mode: str, target: tuple[int, int] | None) -> NDArray:
     """One image as uint8 of shape (height, width, channels)."""
     open_image = _decoder(bytes(data[:12]))
+    if open_image is _Jpeg and has_many_scans(data):
+        raise _ImageError(f"more than {MAX_SCANS} scans")
     quick = decode_jpeg(data, MAX_PIXELS) if open_image is _Jpeg and mode == "RGB" else None
     if quick is not None:
         return np.asarray(_resized(quick, target))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,6 +21,7 @@ DEFAULT_FILE_BYTES = 256 << 20
 FEW_PARTS = 64
 _WHOLE_PART_SHARE = 4
 _TINY_SHARE = 8
+_LOOK_AGAIN_S = 1.0
 _BY_HAND = "the output was changed by hand; start afresh with --overwrite"
 
 
@@ -130,7 +133,6 @@ def publish(
         OutputError: The storage failed, another run finished meanwhile, or a later generation exists.
         DatasetError: Files and commits disagree on the number of rows.
     """
-    storage = output.storage
     records = list(commits)
     rows = sum(final.rows for final in finals)
     if rows != sum(record.rows for record in records):
@@ -145,19 +147,74 @@ def publish(
         parts=[asdict(final) for final in finals],
         seconds=seconds,
     )
-    newest = Output.latest(storage)
-    if newest is not None and newest.generation != output.generation:
-        raise OutputError(
-            f"{storage.url} has become {newest.generation}, this run was for {output.generation}",
-            "another command with --overwrite took over",
-        )
+    try:
+        return _swap(output, record, run)
+    finally:
+        _yield_to_later(output)
+
+
+def _swap(output: Output, record: SuccessRecord, run: str) -> SuccessRecord:
+    storage, names = output.storage, [str(part["name"]) for part in record.parts]
+    watch = _Watch(output)
+    watch.look()
     with foreign_errors(OutputError, f"cannot publish to {storage.url}"):
         standing = output.success()
         if standing is not None:
             return output.finish(standing)
+        watch.look_again()
         storage.delete([SUCCESS])
-        for final in finals:
-            storage.publish(output.path("merged", f"{run}/{final.name}"), final.name)
-        names = {final.name for final in finals}
-        storage.delete([name for name in output.visible() if name not in names])
+        for name in names:
+            watch.look_again()
+            storage.publish(output.path("merged", f"{run}/{name}"), name)
+        for name in sorted(set(output.visible()) - set(names)):
+            watch.look_again()
+            storage.delete([name])
+        watch.look()
         return output.finish(record)
+
+
+def _yield_to_later(output: Output) -> None:
+    """Puts back the ``_SUCCESS`` of a later generation, which a run that was frozen has taken for its own."""
+    storage = output.storage
+    with contextlib.suppress(OutputError), foreign_errors(OutputError, f"cannot publish to {storage.url}"):
+        newest = Output.latest(storage)
+        if newest is not None and newest.generation != output.generation:
+            standing = newest.success()
+            if standing is not None and storage.get(SUCCESS) != standing.encode():
+                storage.put(SUCCESS, standing.encode())
+
+
+class _Watch:
+    """Looks whether another command has taken the output over, in between the steps of a publication.
+
+    A driver that was frozen in the middle may wake when a later generation stands under the names that it was
+    about to write or to delete.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._looked_s = 0.0
+
+    def look_again(self) -> None:
+        """Looks, unless it did so a moment ago.
+
+        Raises:
+            OutputError: Another command has.
+        """
+        if time.monotonic() - self._looked_s >= _LOOK_AGAIN_S:
+            self.look()
+
+    def look(self) -> None:
+        """Looks.
+
+        Raises:
+            OutputError: Another command has.
+        """
+        storage, generation = self._output.storage, self._output.generation
+        newest = Output.latest(storage)
+        if newest is not None and newest.generation != generation:
+            raise OutputError(
+                f"{storage.url} has become {newest.generation}, this run was for {generation}",
+                "another command with --overwrite took over",
+            )
+        self._looked_s = time.monotonic()

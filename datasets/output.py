@@ -116,19 +116,32 @@ class Output:
             name: Of the record.
             propose: Called when there is none yet; its result must be JSON.
         """
-        path = f"{HIDDEN}/{self.generation}/{name}.json"
-        with foreign_errors(OutputError, f"cannot write to {self.storage.url}"):
+        found = self.agreed(name)
+        if not found:
+            proposed = propose()
+            with foreign_errors(OutputError, f"cannot write to {self.storage.url}"):
+                self.storage.put_new(self._agreement(name), json.dumps(proposed).encode())
+            # Another command that finished meanwhile may have removed it.
+            found = self.agreed(name) or proposed
+        return found
+
+    def agreed(self, name: str) -> dict[str, Any] | None:
+        """What all processes hold to be ``name`` already; None when nobody has proposed anything."""
+        path = self._agreement(name)
+        with foreign_errors(OutputError, f"cannot read {self.storage.url}"):
             data = self.storage.get(path)
-            if data is None:
-                self.storage.put_new(path, json.dumps(propose()).encode())
-                data = self.storage.get(path)
+        if data is None:
+            return None
         try:
-            found = json.loads(data or b"")
+            found = json.loads(data)
         except ValueError as error:
             raise OutputError(
                 f"{self.storage.describe(path)} is damaged: {error}", "start afresh with --overwrite"
             ) from error
         return found if isinstance(found, dict) else {}
+
+    def _agreement(self, name: str) -> str:
+        return f"{HIDDEN}/{self.generation}/{name}.json"
 
     def commit(self, record: CommitRecord) -> CommitRecord:
         """Commits a shard unless another attempt already did.
@@ -145,7 +158,12 @@ class Output:
             if self.storage.put_new(path, record.encode()):
                 return record
             data = self.storage.get(path)
-        return CommitRecord.decode(data or b"", self.storage.describe(path))
+        if data is None:
+            raise OutputError(
+                f"{self.storage.describe(path)} is gone: another command finished and cleaned up",
+                "repeat the command",
+            )
+        return CommitRecord.decode(data, self.storage.describe(path))
 
     def committed(self) -> dict[str, CommitRecord]:
         """Every commit record of this generation, by shard id."""
@@ -208,16 +226,36 @@ class Output:
         return [entry.path for entry in self.storage.children()[1] if _FINAL.fullmatch(entry.path)]
 
     def forget(self) -> None:
-        """Deletes what a finished output no longer needs: parts, and all of earlier generations."""
+        """Deletes what a finished output no longer needs: parts, all of earlier generations, and litter.
+
+        Litter are quarantine files of attempts that died before their commit: who reads the folder as a whole
+        would find rows of theirs twice.
+        """
         parts = self.path("parts", "")
         merged = self.path("merged", "")
-        old = []
+        quarantine = self.path("quarantine", "")
+        old, kept = [], []
         for entry in self.storage.list(HIDDEN):
             of = entry.path.split("/")[1]
             is_earlier = not _GENERATION.fullmatch(of) or _number(of) < _number(self.generation)
             if is_earlier or entry.path.startswith((parts, merged)):
                 old.append(entry.path)
+            elif entry.path.startswith(quarantine):
+                kept.append(entry.path)
+        with ThreadPoolExecutor(_IO_THREADS, "quarantine") as pool:
+            old += [
+                path
+                for path, is_litter in zip(kept, pool.map(self._is_litter, kept), strict=True)
+                if is_litter
+            ]
         self.storage.delete(old)
+
+    def _is_litter(self, quarantine: str) -> bool:
+        """Whether a quarantine file is of another attempt than the one that was committed."""
+        shard = quarantine.rpartition("/")[2].partition("-")[0]
+        path = self.path("commits", f"{shard}.json")
+        data = self.storage.get(path)
+        return data is not None and CommitRecord.decode(data, path).quarantine != quarantine
 
 
 def _number(generation: str) -> int:

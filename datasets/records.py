@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from ..errors import OutputError
 
-__all__ = ["FORMAT", "CommitRecord", "FinalPart", "JobRecord", "RunRecord", "SuccessRecord"]
+__all__ = [
+    "FORMAT",
+    "CommitRecord",
+    "FinalPart",
+    "JobRecord",
+    "RunRecord",
+    "SuccessRecord",
+]
 
 FORMAT = 1
 """Version of the output layout; a record of a higher one is refused."""
 
+# What a commit names is read, linked and moved: it must lie below the output.
+_BELOW = re.compile(r"((?!\.{1,2}/)[^/\\\0]+/)*(?!\.{1,2}$)[^/\\\0]+")
+_FINAL = re.compile(r"part-\d{5,}\.parquet")
+
 
 class _Record:
     """Reads and writes a dataclass as JSON; unknown fields of the same format are ignored."""
+
+    def check(self) -> None:
+        """Refuses values of the right kind that cannot be, as a record from anywhere may have.
+
+        Raises:
+            ValueError: One cannot be.
+        """
 
     def encode(self) -> bytes:
         """The record as UTF-8 JSON."""
@@ -33,14 +54,52 @@ class _Record:
         try:
             values = json.loads(data)
             version = values["format"]
-            known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-            if version == FORMAT:
-                return cls(**{key: value for key, value in values.items() if key in known})
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise OutputError(f"{name} is damaged: {error}", "it was not written by trtfleet") from error
+            if type(version) is int and version == FORMAT:
+                kinds = _kinds(cls)  # type: ignore[arg-type]
+                known = {key: value for key, value in values.items() if key in kinds}
+                for key, value in known.items():
+                    if not _fits(value, kinds[key]):
+                        raise ValueError(f"{key} cannot be {type(value).__name__}")
+                record = cls(**known)
+                record.check()
+                return record
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise OutputError(f"{name} is damaged: {said}", "it was not written by trtfleet") from error
         raise OutputError(
-            f"{name} has format {version}, this trtfleet reads format {FORMAT}", "upgrade trtfleet"
+            f"{name} has format {' '.join(str(version).split())[:40]}, this trtfleet reads format {FORMAT}",
+            "upgrade trtfleet",
         )
+
+
+@functools.cache
+def _kinds(record: type) -> dict[str, Any]:
+    hints = get_type_hints(record)
+    return {f.name: hints[f.name] for f in fields(record)}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of an annotated kind, as far as records use them."""
+    if kind is Any:
+        return True
+    if kind is int:
+        return type(value) is int
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict)
+    if arguments:
+        return any(_fits(value, one) for one in arguments)
+    return isinstance(value, kind)
+
+
+def _check_counts(record: Any, *names: str) -> None:
+    for name in names:
+        if getattr(record, name) < 0:
+            raise ValueError(f"{name} cannot be {getattr(record, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +121,13 @@ class JobRecord(_Record):
     rows: int
     model: str = ""
     created_s: float = field(default_factory=time.time)
+
+    def check(self) -> None:
+        """Counts are no less than 0; the size of a shard, where it is settled, is a whole number."""
+        _check_counts(self, "shards", "rows")
+        size = self.resolved.get("shard_bytes", 0)
+        if type(size) is not int:
+            raise ValueError(f"shard_bytes cannot be {size!r}"[:80])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +155,15 @@ class CommitRecord(_Record):
     sha256: str | None
     quarantine: str | None
     committed_s: float = field(default_factory=time.time)
+
+    def check(self) -> None:
+        """What a commit names lies below the output."""
+        _check_counts(self, "rows", "bad_rows", "part_bytes")
+        for path in (self.part, self.quarantine):
+            if path is not None and not _BELOW.fullmatch(path):
+                raise ValueError(f"{path[:80]!r} is no file below the output")
+        if (self.part is None) != (self.sha256 is None):
+            raise ValueError("part and sha256 go together")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +196,13 @@ class SuccessRecord(_Record):
     seconds: float = 0.0
     finished_s: float = field(default_factory=time.time)
 
+    def check(self) -> None:
+        """Final files have the names that final files get."""
+        _check_counts(self, "rows", "bad_rows")
+        for part in self.parts:
+            if not _FINAL.fullmatch(str(part.get("name"))):
+                raise ValueError(f"{str(part.get('name'))[:80]!r} is no final file")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(_Record):
@@ -145,3 +227,10 @@ class RunRecord(_Record):
     shards_done: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
+
+    def check(self) -> None:
+        """A failure says when, what and why."""
+        for failure in self.failures:
+            is_whole = _fits(failure.get("at_s"), float) and {"subject", "reason"} <= set(failure)
+            if not is_whole:
+                raise ValueError("a failure lacks at_s, subject or reason")

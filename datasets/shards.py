@@ -7,12 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..errors import UsageError
+from ..errors import DatasetError, UsageError
 from .discovery import SourceFile
 
-__all__ = ["DEFAULT_SHARD_BYTES", "Group", "Segment", "Shard", "plan_shards", "suggest_shard_bytes"]
+__all__ = [
+    "DEFAULT_SHARD_BYTES",
+    "MAX_SHARDS",
+    "Group",
+    "Segment",
+    "Shard",
+    "plan_shards",
+    "suggest_shard_bytes",
+]
 
 DEFAULT_SHARD_BYTES = 64 << 20
+MAX_SHARDS = 5_000_000
+"""A dataset is cut into at most so many shards, whatever its footers say that it holds."""
+
 _SMALLEST_SHARD_BYTES = 16 << 10
 _SHARDS_PER_ACTOR = 8
 
@@ -87,6 +98,7 @@ def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_byt
 
     Raises:
         UsageError: ``shard_bytes`` is not positive.
+        DatasetError: There would be more than ``MAX_SHARDS``.
     """
     if shard_bytes < 1:
         raise UsageError(f"shard_bytes must be >= 1, got {shard_bytes}")
@@ -105,6 +117,8 @@ def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_byt
             pending_bytes = pending_bytes + size if pending_bytes else size
         if pending:
             shards.append(_shard(len(shards), file, digest, pending, pending_bytes))
+        if len(shards) > MAX_SHARDS:
+            raise _too_many()
     return shards
 
 
@@ -113,6 +127,8 @@ def _segments(groups: Sequence[Group], shard_bytes: int) -> Iterator[tuple[Segme
     for number, group in enumerate(groups):
         if group.keep and group.rows:
             pieces = min(group.rows, max(1, round(group.size_bytes / shard_bytes)))
+            if pieces > MAX_SHARDS:
+                raise _too_many()
             if pieces == 1:
                 segment = Segment(group=number, offset=0, rows=group.rows, first_row=first_row)
                 yield segment, group.size_bytes
@@ -124,6 +140,13 @@ def _segments(groups: Sequence[Group], shard_bytes: int) -> Iterator[tuple[Segme
                     )
                     yield segment, group.size_bytes * (stop - start) // group.rows
         first_row += group.rows
+
+
+def _too_many() -> DatasetError:
+    return DatasetError(
+        f"the files say that they hold more than {MAX_SHARDS:,} shards",
+        "raise --shard-bytes, or score the dataset in parts",
+    )
 
 
 def _shard(

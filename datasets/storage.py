@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -16,7 +17,7 @@ from urllib.parse import unquote
 import obstore
 import pyarrow as pa
 import pyarrow.fs as pafs
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import LocalStore, S3Store
 
 from ..errors import OutputError, TrtfleetError, UsageError
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     import pyarrow.dataset as pads
 
-__all__ = ["Entry", "Storage", "foreign_errors", "one_line"]
+__all__ = ["MOST_RECORD_BYTES", "Entry", "Storage", "foreign_errors", "one_line"]
 
+MOST_RECORD_BYTES = 512 << 20
+"""What is read into memory in one piece has at most so many bytes, unless the caller says otherwise."""
 
+_REPEATED_AFTER_S = (0.1, 0.5, 2.0)
 _DENIED = ("credential", "access denied", "accessdenied", "forbidden", "accesskeyid", "signaturedoesnotmatch")
 
 
@@ -60,7 +64,7 @@ def foreign_errors(kind: type[TrtfleetError], doing: str, hint: str = "") -> Ite
         yield
     except TrtfleetError:
         raise
-    except (OSError, BaseError, pa.ArrowException) as error:
+    except (OSError, BaseError, pa.ArrowException, UnicodeError) as error:
         raise kind(
             f"{doing}: {one_line(error)}", _hint_for(error) or hint or "check that location"
         ) from error
@@ -142,6 +146,9 @@ class Storage:
     def _objects(self) -> Any:
         # A local store needs its directory, which reading must not create.
         if self._store is None:
+            # A new place is its user's alone; a file in its place is for the store to complain about.
+            with contextlib.suppress(FileExistsError):
+                os.makedirs(self.root, mode=0o700)
             self._store = LocalStore(self.root, mkdir=True)
         return self._store
 
@@ -155,25 +162,50 @@ class Storage:
     def put_new(self, path: str, data: bytes) -> bool:
         """Creates an object, atomically, unless it is there.
 
+        On S3 a request whose answer is lost may have been carried out: it is repeated, and an object that
+        stands there with this very content counts as created. Records of which one must win therefore name
+        who wrote them.
+
         Returns:
-            False when the object was already there; it is then unchanged.
+            False when another object was already there; it is then unchanged.
         """
+        objects = self._objects()
         try:
-            obstore.put(self._objects(), path, data, mode="create")
+            self._repeated(lambda: obstore.put(objects, path, data, mode="create"))
         except (AlreadyExistsError, PreconditionError, FileExistsError):
-            return False
+            return self.get(path) == data
         return True
+
+    def _repeated(self, request: Callable[[], object]) -> None:
+        """Sends a request until it is answered: obstore repeats only what it knows to be harmless."""
+        for wait_s in (*_REPEATED_AFTER_S, None):
+            try:
+                request()
+            except GenericError:
+                if self.is_local or wait_s is None:
+                    raise
+                time.sleep(wait_s)
+            else:
+                return
 
     def put(self, path: str, data: bytes) -> None:
         """Creates or replaces an object; a reader sees the old or the new one, never a part."""
         obstore.put(self._objects(), path, data)
 
-    def get(self, path: str) -> bytes | None:
-        """An object's content, or None when there is none."""
+    def get(self, path: str, *, most_bytes: int | None = MOST_RECORD_BYTES) -> bytes | None:
+        """An object's content, or None when there is none.
+
+        Raises:
+            OSError: It has more than ``most_bytes`` and is left unread; None takes any number.
+        """
         if not self.exists():
             return None
         try:
-            return bytes(obstore.get(self._objects(), path).bytes())
+            found = obstore.get(self._objects(), path)
+            size_bytes = found.meta["size"]
+            if most_bytes is not None and size_bytes > most_bytes:
+                raise OSError(f"{path} has {size_bytes:,} bytes, at most {most_bytes:,} are read")
+            return bytes(found.bytes())
         except FileNotFoundError:
             return None
 
@@ -210,7 +242,8 @@ class Storage:
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes objects; those already gone are passed over."""
         if not self.is_local:
-            obstore.delete(self._objects(), list(paths))
+            doomed = list(paths)
+            self._repeated(lambda: obstore.delete(self._objects(), doomed))
             return
         for path in paths:
             with contextlib.suppress(FileNotFoundError):

@@ -1,49 +1,33 @@
-"""Keeping the books of a run: commits, actors' times, the run's record in storage, and the summary."""
+"""Keeping the books of a run: commits, actors' times, the run's record in storage, summary and report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+from ..cluster.events import Incident
 from ..cluster.metrics import JobMetrics
 from ..cluster.scheduler import Scheduler
 from ..datasets.output import Output
 from ..datasets.records import CommitRecord, RunRecord, SuccessRecord
 from ..datasets.shards import Shard
 from ..errors import OutputError
-from ..trt_actors.pipeline import PipelineStats
-from ..trt_actors.stages import StageStats
 from ..trt_actors.task import ActorInfo, Receipt
-from .limits import JobFacts, limit_of
+from .actor_books import ActorBooks
+from .commit_table import CommitTable
 from .progress import Reporter, Snapshot
-from .summary import Summary, device_share_of, shares_of, sized
+from .run_facts import Circumstances, RunFacts
+from .run_report_history import History
+from .summary import Summary, sized
 
 __all__ = ["Account"]
 
 _RECORD_EVERY_S = 5.0
 _FAILURES_KEPT = 20
+_LOOK_EVERY_S = 1.0
+_QUARANTINES_KEPT = 10
 _FIRST_ACTOR_EXPECTED_S = 20.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """What was known of a run before it began, for the words about its limit.
-
-    Attributes:
-        readers: Threads an actor reads with; no more than its cores.
-        decoders: Threads an actor decodes with: its feeders where that is cheap.
-        feeders: Threads an actor fills slots with.
-        column: The widest column with its type; may be empty.
-        advice: Sentences about what would speed reading up.
-    """
-
-    readers: int = 1
-    decoders: int = 1
-    feeders: int = 1
-    column: str = ""
-    advice: tuple[str, ...] = ()
 
 
 class Account:
@@ -57,6 +41,10 @@ class Account:
         shown: Where progress is shown.
         metrics: Where it is counted.
         circumstances: What was known of it before it began.
+
+    Attributes:
+        by_id: The shards by their ids.
+        state: ``running``, ``finished``, ``failed``, or ``stopped`` by the user.
     """
 
     def __init__(
@@ -70,26 +58,29 @@ class Account:
         circumstances: Circumstances | None = None,
     ) -> None:
         self._circumstances = circumstances or Circumstances()
-        self._stages: dict[str, StageStats] = {}
         self._output = output
         self._shards = shards
-        self._records = dict(committed)
+        self._shards_before = len(committed)
         self._rows_before = sum(record.rows for record in committed.values())
-        self._shard_rows = {shard.id: shard.rows for shard in shards}
-        self._rows_passed = sum(self._shard_rows[shard] for shard in committed)
-        self._rows_planned = sum(self._shard_rows.values())
+        self._quarantines = [r.quarantine for r in committed.values() if r.quarantine][:_QUARANTINES_KEPT]
+        self.by_id = {shard.id: shard for shard in shards}
+        self._records = CommitTable(shards, self.by_id, committed)
+        self._rows_passed = sum(self.by_id[shard].rows for shard in committed)
+        self._rows_planned = sum(shard.rows for shard in shards)
         self._run = run
         self._shown = shown
         self._metrics = metrics
-        self._actors: dict[str, ActorInfo] = {}
-        self._notes: dict[str, tuple[str, ...]] = {}
-        self._stats: dict[str, tuple[PipelineStats, float]] = {}
+        self._actors = ActorBooks()
         self._start_s = time.monotonic()
         self._started_unix_s = time.time()
         self._first_ready_s: float | None = None
         self._patience_s = _FIRST_ACTOR_EXPECTED_S
         self._scored_s: float | None = None
         self._recorded_s = float("-inf")
+        self.state = "running"
+        self._looked_s = float("-inf")
+        self._failed = 0
+        self._history = History(self._start_s)
         self._scheduler: Scheduler | None = None
 
     def watch(self, scheduler: Scheduler) -> None:
@@ -98,33 +89,61 @@ class Account:
 
     def actor_started(self, name: str, info: ActorInfo) -> None:
         """An actor is ready."""
+        now_s, text = time.monotonic(), ""
         if self._first_ready_s is None:
-            self._first_ready_s = time.monotonic()
+            self._first_ready_s = now_s
             reason = f" ({info.not_taken})" if info.not_taken else ""
-            size = sized(info.batch_size, info.batch_origin)
-            self._shown.say(f"backend {info.backend}, batch size {size}{reason}")
-        self._actors[name] = info
+            text = f"backend {info.backend}, batch size {sized(info.batch_size, info.batch_origin)}{reason}"
+        self._actors.add(name, info, now_s)
+        self._shown.tell(
+            "actor_ready",
+            text,
+            actor=name,
+            node=info.node,
+            pid=info.pid,
+            device=info.device,
+            backend=info.backend,
+            batch_size=info.batch_size,
+            seconds=round(info.start_s, 3),
+        )
         self._note(name, info.notes)
 
     def shard_done(self, name: str, shard: str, receipt: Receipt) -> None:
         """An actor answered for a shard."""
-        self._stats[name] = (receipt.stats, time.monotonic())
-        self._stages[name] = receipt.stages
+        now_s, record = time.monotonic(), receipt.record
+        book = self._actors[name]
+        worked = self._actors.hear(book, receipt, now_s)
+        if worked is not None:
+            self._metrics.worked(book.info.node, **vars(worked))
         self._note(name, receipt.notes)
-        if shard not in self._records:
-            self._records[shard] = receipt.record
-            self._rows_passed += self._shard_rows[shard]
-            self._metrics.shard_done(receipt.record.rows, receipt.record.bad_rows)
+        if receipt.won:
+            book.shards += 1
+            book.rows += record.rows
+        is_first = shard not in self._records
+        if is_first:
+            self._records[shard] = record
+            self._rows_passed += self.by_id[shard].rows
+            self._metrics.shard_done(record.rows, record.bad_rows)
+            self._history.shard_done(book.place, record.rows, now_s, receipt.seconds)
+            if record.quarantine and len(self._quarantines) < _QUARANTINES_KEPT:
+                self._quarantines.append(record.quarantine)
+        self._shown.tell(
+            "shard_done",
+            shard=shard,
+            attempt=record.attempt,
+            actor=name,
+            node=book.info.node,
+            pid=book.info.pid,
+            rows=record.rows,
+            bad_rows=record.bad_rows,
+            seconds=round(receipt.seconds, 3),
+            is_first=is_first,
+        )
 
     def _note(self, name: str, notes: tuple[str, ...]) -> None:
-        """Says what an actor has to tell when it is more than before; the summary has the last words."""
-        for note in notes[len(self._notes.get(name, ())) :]:
-            if note not in self._told():
-                self._shown.say(note)
-        self._notes[name] = notes
-
-    def _told(self) -> set[str]:
-        return {note for notes in self._notes.values() for note in notes}
+        """Says what an actor has to tell when nobody did before; the summary has the last words."""
+        for note in self._actors.note(name, notes):
+            self._shown.tell("note", note, actor=name, node=self._actors[name].info.node)
 
     def progress(self) -> None:
         """Shows where the run is, and every few seconds records it in storage."""
@@ -135,7 +154,16 @@ class Account:
             self._patience_s *= 4
             self._shown.say("no actor is ready yet: the cluster may be busy, or nodes still starting")
         failures = scheduler.deaths + scheduler.errors
-        self._metrics.state(scheduler.actors_ready, failures)
+        now_s = time.monotonic()
+        if failures != self._failed or now_s - self._looked_s >= _LOOK_EVERY_S:
+            self._failed, self._looked_s = failures, now_s
+            self._look_at_failures(scheduler)
+        self._metrics.state(
+            actors=scheduler.actors_ready,
+            failures=failures,
+            pending=scheduler.pending,
+            in_flight=scheduler.running,
+        )
         self._shown.update(
             Snapshot(
                 rows_planned=self._rows_planned,
@@ -149,8 +177,15 @@ class Account:
                 rows_per_s=self._rate(),
             )
         )
-        if time.monotonic() - self._recorded_s >= _RECORD_EVERY_S:
+        if now_s - self._recorded_s >= _RECORD_EVERY_S:
             self._record("running")
+
+    def _look_at_failures(self, scheduler: Scheduler) -> None:
+        for incident in self._history.failures(scheduler.failures):
+            self._shown.tell("failure", level="warning", reason=incident.reason, **self._subject(incident))
+
+    def _subject(self, incident: Incident) -> dict[str, str]:
+        return {"shard" if incident.subject in self.by_id else "actor": incident.subject}
 
     def scored(self) -> None:
         """The last shard is committed."""
@@ -158,76 +193,71 @@ class Account:
 
     def failed(self, error: BaseException) -> None:
         """The run ends without a result."""
-        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        self._end(error)
         try:
-            self._record(state, str(error))
+            self._record(self.state, str(error))
         except OutputError:
             # The output may be what failed; the error itself is on its way to the user.
             return
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._scheduler is not None:
+            self._look_at_failures(self._scheduler)
+        self._metrics.close()
+        self.state = "finished"
+        if error is not None:
+            self.state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
 
     def commits(self) -> list[CommitRecord]:
         """The commit record of every shard, in dataset order."""
         return [self._records[shard.id] for shard in self._shards]
 
-    def summary(self, success: SuccessRecord, seconds: float) -> Summary:
-        """Closes the books."""
-        self._record("finished")
-        end_s = time.monotonic()
-        ready_s = self._first_ready_s if self._first_ready_s is not None else end_s
-        scored_s = self._scored_s if self._scored_s is not None else end_s
-        scoring_s = max(0.0, scored_s - ready_s)
-        rows_scored = sum(record.rows for record in self._records.values()) - self._rows_before
-        engine = sum(stats.engine_rows_per_s for stats, _ in self._stats.values())
-        rate = rows_scored / scoring_s if scoring_s else 0.0
-        scheduler = self._scheduler
-        until_scored = {name: (stats, scored_s - at_s) for name, (stats, at_s) in self._stats.items()}
-        summary = Summary(
-            out=self._output.storage.url,
-            rows=success.rows,
-            bad_rows=success.bad_rows,
-            rows_scored=rows_scored,
-            shards=len(self._shards),
-            files=len(success.parts),
-            actors=len(self._actors),
-            backend=", ".join(sorted({info.backend for info in self._actors.values()})),
-            not_taken="; ".join(sorted({info.not_taken for info in self._actors.values()} - {""})),
-            batch_size=max((info.batch_size for info in self._actors.values()), default=0),
-            batch_origin=next((info.batch_origin for info in self._actors.values()), ""),
-            notes=tuple(sorted(self._told())),
-            seconds=seconds,
-            startup_s=max(0.0, seconds - (end_s - ready_s)),
-            scoring_s=scoring_s,
-            merge_s=end_s - scored_s,
-            rows_per_s=rate,
-            engine_rows_per_s=engine,
-            efficiency=rate / engine if engine and rows_scored else None,
-            shares=shares_of(until_scored),
-            device_share=device_share_of(until_scored),
-            failures=scheduler.deaths + scheduler.errors if scheduler else 0,
-        )
-        return replace(summary, limit=self._limit(summary)) if rows_scored else summary
+    def summary(self, success: SuccessRecord | None, seconds: float) -> Summary:
+        """Closes the books.
 
-    def _limit(self, summary: Summary) -> tuple[str, ...]:
-        """What limited the run, in words."""
-        known = self._circumstances
-        facts = JobFacts(
-            shares=summary.shares,
-            device_share=summary.device_share,
-            efficiency=summary.efficiency,
-            seconds=summary.seconds,
-            startup_s=summary.startup_s,
-            scoring_s=summary.scoring_s,
-            merge_s=summary.merge_s,
-            actors=max(1, summary.actors),
-            stages=StageStats.total(self._stages.values()),
-            readers=known.readers,
-            decoders=known.decoders,
-            feeders=known.feeders,
-            batch_size=summary.batch_size,
-            column=known.column,
-            advice=known.advice,
+        Args:
+            success: What was published; None where the run came to nothing.
+            seconds: What the command has taken.
+        """
+        if success is None:
+            return self.facts().summary(seconds=seconds, circumstances=self._circumstances)
+        self._end(None)
+        self._record("finished")
+        return self.facts().summary(
+            seconds=seconds,
+            circumstances=self._circumstances,
+            files=len(success.parts),
+            rows=(success.rows, success.bad_rows),
         )
-        return limit_of(facts).sentences
+
+    def facts(self) -> RunFacts:
+        """All that was written down so far."""
+        scheduler, start_s = self._scheduler, self._start_s
+        return RunFacts(
+            run=self._run,
+            state=self.state,
+            out=self._output.storage.url,
+            started_s=self._started_unix_s,
+            rows_planned=self._rows_planned,
+            rows=scheduler.rows_done if scheduler else self._rows_before,
+            rows_before=self._rows_before,
+            bad_rows=scheduler.bad_rows if scheduler else 0,
+            shards=len(self._shards),
+            shards_before=self._shards_before,
+            shards_done=len(self._records),
+            ready_s=None if self._first_ready_s is None else self._first_ready_s - start_s,
+            scored_s=None if self._scored_s is None else self._scored_s - start_s,
+            end_s=time.monotonic() - start_s,
+            timeline=self._history.timeline(),
+            failures=self._history.groups,
+            deaths=scheduler.deaths if scheduler else 0,
+            errors=scheduler.errors if scheduler else 0,
+            actors=tuple(self._actors),
+            engines=self._actors.engines,
+            notes=self._actors.notes,
+            quarantines=tuple(self._quarantines),
+            heard_offset_s=start_s,
+        )
 
     def _rate(self) -> float:
         if self._first_ready_s is None or self._scheduler is None:

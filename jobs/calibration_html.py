@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import math
 import os
-import re
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from ..datasets.storage import foreign_errors
-from ..errors import OutputError
 from ..trt_actors.calibration.table import CalibrationTable
 from ..trt_actors.calibration.tensor_range import TensorRange
+from .html_page import facts_list, html_page, write_page
 
 __all__ = ["write_calibration_html"]
 
@@ -35,13 +29,10 @@ def write_calibration_html(table: CalibrationTable, path: str | os.PathLike[str]
     Raises:
         OutputError: The file cannot be written.
     """
-    page = _page(table).encode("utf-8", "replace")
-    with foreign_errors(OutputError, f"{os.fspath(path)} cannot be written"):
-        Path(path).write_bytes(page)
+    write_page(_page(table), path)
 
 
-def _page(table: CalibrationTable) -> str:
-    style, script = _part("page.css"), _part("page.js")
+def _page(table: CalibrationTable) -> bytes:
     facts = [
         f"{len(table.tensors):,} tensors",
         f"method {table.method}",
@@ -50,27 +41,15 @@ def _page(table: CalibrationTable) -> str:
         *(f"{name} {json.dumps(value)}" for name, value in table.feed.items() if value not in (None, [], 0)),
         *(f"excluded {name}" for name in table.excluded),
     ]
-    parts = {
-        "title": html.escape(f"Calibration of {table.model_name}"),
-        "facts": "".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
-        "style": style,
-        "script": script,
-        "style-digest": _digest(style),
-        "script-digest": _digest(script),
-        "tensors": "\n".join(
-            _tensor(place, name, tensor) for place, (name, tensor) in enumerate(table.tensors.items())
-        ),
-    }
-    # In one pass: a name that looks like a placeholder stays what it is.
-    return re.sub(r"@@([a-z-]+)@@", lambda found: parts[found[1]], _part("page.html"))
-
-
-def _part(name: str) -> str:
-    return (files("trtfleet.jobs") / "calibration_view" / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    tensors = "\n".join(
+        _tensor(place, name, tensor) for place, (name, tensor) in enumerate(table.tensors.items())
+    )
+    return html_page(
+        "calibration_view",
+        title=f"Calibration of {table.model_name}",
+        parts={"facts": facts_list(facts), "tensors": tensors},
+        scripts=("page.js",),
+    )
 
 
 def _tensor(place: int, name: str, tensor: TensorRange) -> str:

@@ -12,12 +12,16 @@ import click
 from ..errors import InternalError, TrtfleetError, UsageError
 from .commands.cache import cache
 from .commands.calibrate import calibrate
+from .commands.cluster import cluster
 from .commands.compare import compare
 from .commands.convert import convert
 from .commands.engines import build, inspect, partition
 from .commands.int8 import quantize
 from .commands.machine import doctor
 from .commands.scoring import demo, score, status
+from .commands.submit import submit
+from .commands.sweep import sweep
+from .printable import printable
 
 __all__ = ["main"]
 
@@ -52,9 +56,9 @@ def main() -> NoReturn:
 
 
 def _show(error: TrtfleetError) -> int:
-    click.echo(f"error: {error.fact}", err=True)
+    click.echo(f"error: {printable(error.fact)}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"hint: {printable(error.hint)}", err=True)
     return error.exit_code
 
 
@@ -73,8 +77,11 @@ for command in (
     calibrate,
     quantize,
     compare,
+    sweep,
+    submit,
     inspect,
     cache,
+    cluster,
     doctor,
     demo,
 ):

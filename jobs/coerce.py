@@ -18,7 +18,7 @@ _INTEGERS = (
     *("samples", "seed"),
 )
 _FLAGS = ("overwrite", "use_static", "use_calib_mode", "per_layer", "suggest_exclude")
-_NUMBERS = ("fill_null", "gpus_per_actor", "max_drop")
+_NUMBERS = ("fill_null", "gpus_per_actor", "max_drop", "wait_for_nodes")
 _SPECIAL = {
     "batch_size": "auto",
     "actors": "auto",

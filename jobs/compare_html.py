@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import math
 import os
-import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from ..datasets.storage import foreign_errors
-from ..errors import OutputError
 from ..trt_actors.calibration.statistics import TensorStatistics
 from ..trt_actors.comparison.layers import Layer
 from ..trt_actors.comparison.outputs import OutputDifference
 from ..trt_actors.comparison.worst import WorstRow
 from .compare_summary import CompareSummary, output_values
+from .html_page import facts_list, html_page, table, write_page
 
 __all__ = ["write_comparison_html"]
 
@@ -37,14 +31,10 @@ def write_comparison_html(summary: CompareSummary, path: str | os.PathLike[str])
     Raises:
         OutputError: The file cannot be written.
     """
-    page = _page(summary).encode("utf-8", "replace")
-    with foreign_errors(OutputError, f"{os.fspath(path)} cannot be written"):
-        Path(path).write_bytes(page)
+    write_page(_page(summary), path)
 
 
-def _page(summary: CompareSummary) -> str:
-    style = _part("page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+def _page(summary: CompareSummary) -> bytes:
     facts = [
         f"{summary.samples:,} rows drawn with seed {summary.seed}",
         f"batch size {summary.batch_size}",
@@ -52,20 +42,15 @@ def _page(summary: CompareSummary) -> str:
         *((f"{summary.outcome.bad_rows:,} bad rows",) if summary.outcome.bad_rows else ()),
         *summary.notes,
     ]
-    parts = {
-        "title": html.escape(f"{summary.names[1]} against {summary.names[0]}"),
-        "verdict": html.escape(summary.parity.sentence),
-        "facts": "".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
-        "style": style,
-        "style-digest": f"sha256-{digest}",
-        "sections": "\n".join(_sections(summary)),
-    }
-    # In one pass: a name that looks like a placeholder stays what it is.
-    return re.sub(r"@@([a-z-]+)@@", lambda found: parts[found[1]], _part("page.html"))
-
-
-def _part(name: str) -> str:
-    return (files("trtfleet.jobs") / "comparison_view" / name).read_text(encoding="utf-8")
+    return html_page(
+        "comparison_view",
+        title=f"{summary.names[1]} against {summary.names[0]}",
+        parts={
+            "verdict": html.escape(summary.parity.sentence),
+            "facts": facts_list(facts),
+            "sections": "\n".join(_sections(summary)),
+        },
+    )
 
 
 def _sections(summary: CompareSummary) -> Iterator[str]:
@@ -141,7 +126,7 @@ def _layers(layers: Sequence[Layer]) -> str:
     return (
         "<section><h2>Inner tensors, in the order of the network</h2>"
         '<p class="soft">Bars: the relative error; in the second color what is new at the tensor.</p>'
-        f"{_table(heads, rows)}</section>"
+        f"{table(heads, rows)}</section>"
     )
 
 
@@ -175,8 +160,8 @@ def _suggestion(summary: CompareSummary) -> str:
         for one in found.contributions
     )
     heads = ["node quantized alone", "operator", "loses", "relative error"]
-    table = _table(heads, rows) if found.contributions else ""
-    return f"<section><h2>What to exclude</h2><p>{said}</p>{table}</section>"
+    listed = table(heads, rows) if found.contributions else ""
+    return f"<section><h2>What to exclude</h2><p>{said}</p>{listed}</section>"
 
 
 def _worst(worst: Sequence[WorstRow]) -> str:
@@ -193,13 +178,7 @@ def _worst(worst: Sequence[WorstRow]) -> str:
         for row in worst
     )
     heads = [*map(html.escape, keys), "relative error", "output", "classes", "same answer", "where"]
-    return f"<section><h2>Worst rows</h2>{_table(heads, rows)}</section>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{one}</th>" for one in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"<section><h2>Worst rows</h2>{table(heads, rows)}</section>"
 
 
 def _number(value: float, form: str = ".3g") -> str:

@@ -62,7 +62,8 @@ def suggest_exclusion(plan: ComparePlan, int8: Int8, session: Session, shown: Re
     pool = ActorPool(
         Scheduler(
             [(unit.id, unit.rows) for unit in units],
-            Limits(actors=room.actors, in_flight_per_actor=1, max_bad_rows=None),
+            # They all stay: trials come after the last unit.
+            Limits(actors=room.actors, in_flight_per_actor=1, max_bad_rows=None, spare_actors=room.actors),
             {},
         ),
         work,

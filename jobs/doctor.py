@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..trt_actors.backends import BACKENDS, why_not
-from ..trt_actors.building.flavour import FLAVOURS, find_flavour, why_missing
-from ..trt_actors.runtime.libcuda import GpuInfo, driver_missing, gpus
+from ..trt_actors.building.flavour import FLAVOURS
+from ..trt_actors.machine import look
+from ..trt_actors.runtime.libcuda import GpuInfo
 
 __all__ = ["Doctor", "Trial", "examine"]
-
-_PACKAGES = ("ray", "onnx", "onnxruntime", "onnxruntime-gpu", "pycuda", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,22 +89,18 @@ def examine(selftest: Callable[[str], Trial] | None = None) -> Doctor:
     Args:
         selftest: Tries one backend; nothing is tried without it.
     """
-    no_gpu = driver_missing() or ""
-    found = [] if no_gpu else [_in_words(gpu) for gpu in gpus()]
-    no_gpu = no_gpu or ("" if found else "the driver sees none")
-    backends = {name: why_not(name, has_gpu=bool(found)) or "" for name in BACKENDS if name != "auto"}
-    takes = next((name for name, reason in backends.items() if not reason), "nothing")
+    found = look()
     return Doctor(
-        python=f"{platform.python_version()} on {platform.platform()}, {sys.executable}",
-        packages=_versions(),
-        gpus=found,
-        no_gpu=no_gpu,
-        flavours={name: why_missing(name) or find_flavour(name).version for name in FLAVOURS},
-        backends=backends,
-        takes=takes,
+        python=f"{found.python} on {found.platform}, {sys.executable}",
+        packages=dict(found.packages),
+        gpus=[_in_words(gpu) for gpu in found.gpus],
+        no_gpu=found.no_gpu,
+        flavours={name: found.flavours.get(name) or found.no_flavours[name] for name in FLAVOURS},
+        backends=dict(found.backends),
+        takes=found.takes,
         trials=[
             selftest(name) if not reason else Trial(backend=name, works=None, words=reason)
-            for name, reason in backends.items()
+            for name, reason in found.backends.items()
             if selftest is not None
         ],
     )
@@ -116,13 +108,3 @@ def examine(selftest: Callable[[str], Trial] | None = None) -> Doctor:
 
 def _in_words(gpu: GpuInfo) -> str:
     return f"{gpu}, driver {gpu.driver or 'unknown'}, CUDA {gpu.cuda}"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

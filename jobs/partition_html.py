@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
 import os
-import re
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from ..datasets.storage import foreign_errors
-from ..errors import OutputError
 from ..trt_actors.partition.partition import Partition
+from .html_page import facts_list, html_page, write_page
 from .partition_scene import scene
 from .value_text import counted
 
 __all__ = ["write_partition_html"]
 
+_VIEW = "partition_view"
 _SCRIPTS = ("canvas.js", "panel.js", "page.js")
 
 
@@ -39,34 +33,8 @@ def write_partition_html(partition: Partition, path: str | os.PathLike[str], tit
     Raises:
         OutputError: The file cannot be written.
     """
-    page = _page(partition, title).encode("utf-8", "replace")
-    with foreign_errors(OutputError, f"{os.fspath(path)} cannot be written"):
-        Path(path).write_bytes(page)
-
-
-def _page(partition: Partition, title: str) -> str:
-    style = _part("page.css")
-    script = "\n".join(map(_part, _SCRIPTS))
-    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in _facts(partition))
-    parts = {
-        "title": html.escape(title),
-        "facts": facts,
-        "style": style,
-        "script": script,
-        "style-digest": _digest(style),
-        "script-digest": _digest(script),
-        "data": _embedded(scene(partition)),
-    }
-    # In one pass: a title that looks like a placeholder stays what it is.
-    return re.sub(r"@@([a-z-]+)@@", lambda found: parts[found[1]], _part("page.html"))
-
-
-def _part(name: str) -> str:
-    return (files("trtfleet.jobs") / "partition_view" / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    parts = {"facts": facts_list(_facts(partition)), "data": _embedded(scene(partition))}
+    write_page(html_page(_VIEW, title=title, parts=parts, scripts=_SCRIPTS, has_base=False), path)
 
 
 def _embedded(content: dict[str, Any]) -> str:

@@ -72,13 +72,19 @@ class Plan:
     existing: Output | None
 
 
-def make_plan(spec: ScoreSpec, calibrate: Callable[[CalibrateSpec], object] | None = None) -> Plan:
+def make_plan(
+    spec: ScoreSpec,
+    calibrate: Callable[[CalibrateSpec], object] | None = None,
+    *,
+    tries_output: bool = True,
+) -> Plan:
     """Loads the model, reads the dataset's footers, fits both together and looks at the output.
 
     Args:
         spec: What was asked.
         calibrate: Makes a calibration table that is not found and keeps it where it is looked for; None for
             nobody does.
+        tries_output: Whether to find out by writing that the output can be written; else nothing is written.
 
     Raises:
         TrtfleetError: Whatever would make the job fail later and can be seen now.
@@ -124,7 +130,7 @@ def make_plan(spec: ScoreSpec, calibrate: Callable[[CalibrateSpec], object] | No
         fitted=fitted,
         storage=storage,
         fingerprint=fingerprint,
-        existing=_look_at(storage, fingerprint, spec),
+        existing=_look_at(storage, fingerprint, spec, tries=tries_output),
     )
 
 
@@ -146,7 +152,9 @@ def _quantize(
     return Quantized(model=replace(model, proto=proto), found=found)
 
 
-def _look_at(storage: Storage, fingerprint: Mapping[str, Any], spec: ScoreSpec) -> Output | None:
+def _look_at(
+    storage: Storage, fingerprint: Mapping[str, Any], spec: ScoreSpec, *, tries: bool
+) -> Output | None:
     if storage.is_local and os.path.exists(storage.root) and not os.path.isdir(storage.root):
         raise OutputError(f"{storage.url} is a file", "name a folder")
     existing = Output.latest(storage)
@@ -155,6 +163,8 @@ def _look_at(storage: Storage, fingerprint: Mapping[str, Any], spec: ScoreSpec) 
             refuse_foreign(storage)
     elif not spec.overwrite:
         existing.require(fingerprint)
+    if not tries:
+        return existing
     probe = f"{HIDDEN}/probe-{secrets.token_hex(4)}"
     with foreign_errors(OutputError, f"cannot write to {storage.url}"):
         storage.put(probe, b"")

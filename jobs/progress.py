@@ -1,17 +1,21 @@
-"""What a user sees while a job runs: a bar on a terminal, a line every few seconds elsewhere."""
+"""What a user sees while a job runs: a bar on a terminal, a line every few seconds elsewhere, or JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, Self, TextIO
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["BuildProgress", "Reporter", "Silent", "Snapshot", "reporter_for"]
+from ..errors import TrtfleetError
+from ..trt_actors.event_log import EventLog
+
+__all__ = ["BuildProgress", "JsonLines", "Reporter", "Silent", "Snapshot", "reporter_for", "telling_failure"]
 
 _LINE_EVERY_S = 5.0
 
@@ -53,6 +57,16 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """Shows one line."""
 
+    def tell(self, event: str, text: str = "", *, level: str = "info", **facts: Any) -> None:
+        """Takes an event: people are shown its text, if it has any, programs all of it.
+
+        Args:
+            event: One of the names in ``docs/metrics.md``.
+            text: The same as a line for people.
+            level: ``info``, ``warning`` or ``error``.
+            facts: Plain values; None stands for nothing.
+        """
+
     def update(self, snapshot: Snapshot) -> None:
         """Shows how far the job is; called several times a second."""
 
@@ -69,6 +83,11 @@ class Silent:
     def say(self, text: str) -> None:
         """Drops the line."""
 
+    def tell(self, event: str, text: str = "", *, level: str = "info", **facts: Any) -> None:
+        """Says the text, if there is any."""
+        if text:
+            self.say(text)
+
     def update(self, snapshot: Snapshot) -> None:
         """Drops the snapshot."""
 
@@ -79,7 +98,9 @@ class _Lines(Silent):
         self._last_s = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        # In one piece: several threads may speak.
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
 
     def update(self, snapshot: Snapshot) -> None:
         if time.monotonic() - self._last_s >= _LINE_EVERY_S:
@@ -89,6 +110,42 @@ class _Lines(Silent):
                 f"{share:5.1f}%  {snapshot.shards_done:,} of {snapshot.shards_total:,} shards, "
                 f"{snapshot.rows_written:,} rows, {_detail(snapshot)}"
             )
+
+
+class JsonLines(Silent):
+    """One JSON object a line: every event, whether or not there are words for it.
+
+    Args:
+        log: Where to; standard error by default.
+    """
+
+    def __init__(self, log: EventLog | None = None) -> None:
+        self._log = log or EventLog()
+        self._last_s = time.monotonic()
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._opened.enter_context(self._log.taking_over())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def say(self, text: str) -> None:
+        """Tells the line as the event ``note``."""
+        self._log.tell("note", text)
+
+    def tell(self, event: str, text: str = "", *, level: str = "info", **facts: Any) -> None:
+        """Writes the event; once a run has a name, all further ones have it."""
+        if event == "run_started":
+            self._log = self._log.bound(run=facts.pop("run"))
+        self._log.tell(event, text, level=level, **facts)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Tells it every few seconds as the event ``progress``."""
+        if time.monotonic() - self._last_s >= _LINE_EVERY_S:
+            self._last_s = time.monotonic()
+            self._log.tell("progress", **asdict(snapshot))
 
 
 class _Bar:
@@ -114,6 +171,10 @@ class _Bar:
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)
 
+    def tell(self, event: str, text: str = "", *, level: str = "info", **facts: Any) -> None:
+        if text:
+            self.say(text)
+
     def update(self, snapshot: Snapshot) -> None:
         self._progress.update(
             self._task,
@@ -138,6 +199,27 @@ def reporter_for(stream: TextIO | None = None, doing: str = "scoring") -> Report
     stream = stream or sys.stderr
     console = Console(file=stream)
     return _Bar(console, doing) if console.is_terminal else _Lines(stream)
+
+
+@contextlib.contextmanager
+def telling_failure(shown: Reporter) -> Iterator[None]:
+    """Tells why the block fails; people are told where the command ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        shown.tell("run_stopped", level="warning")
+        raise
+    except TrtfleetError as error:
+        kind, code = type(error).__name__, error.exit_code
+        shown.tell(
+            "run_failed",
+            level="error",
+            error=kind,
+            exit_code=code,
+            reason=error.fact,
+            hint=error.hint or None,
+        )
+        raise
 
 
 class BuildProgress:

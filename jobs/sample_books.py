@@ -207,7 +207,7 @@ class SampleBooks:
     def progress(self, scheduler: Scheduler) -> None:
         """Shows how far the run is."""
         self._failures = scheduler.deaths + scheduler.errors
-        passed = sum(self.units[unit].rows for unit in self.records)
+        passed = sum(self.units[unit].rows for unit in self.records if unit in self.units)
         seconds = 0.0 if self._ready_s is None else time.monotonic() - self._ready_s
         self._shown.update(
             Snapshot(
@@ -231,7 +231,7 @@ class SampleBooks:
         """
         self._check_bad()
         records = [self.records[unit] for unit in self.units]
-        backend = self._output.agree("backend", dict).get("backend", "")
+        backend = (self._output.agreed("backend") or {}).get("backend", "")
         return Outcome(
             rows=sum(record.rows for record in records),
             bad_rows=sum(record.bad_rows for record in records),

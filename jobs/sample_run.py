@@ -19,7 +19,7 @@ from .progress import Reporter
 from .room import Room, find_room
 from .sample_books import SampleBooks, SamplePlan
 
-__all__ = ["UNITS_IN_FLIGHT", "forget", "room_of", "run_sample"]
+__all__ = ["UNITS_IN_FLIGHT", "forget", "room_of", "run_sample", "unit_batches_of"]
 
 UNITS_IN_FLIGHT = 2
 """Units that an actor holds at once."""
@@ -55,7 +55,7 @@ def run_sample(plan: SamplePlan, shown: Reporter, *, actor: Any, method: str) ->
     with connect(plan.options.address) as session:
         room = room_of(plan, session, shown)
         books = SampleBooks(plan, existing or _create(plan, room.actors), shown)
-        _run(plan, books, room, actor, method)
+        _run(plan, books, room, session, shown, actor, method)
     return books
 
 
@@ -76,19 +76,24 @@ def room_of(plan: SamplePlan, session: Session, shown: Reporter) -> Room:
     )
 
 
+def unit_batches_of(plan: SamplePlan, actors: int) -> int:
+    """How many batches make a unit of a new job: not too many, since a unit is lost when an actor dies."""
+    return min(suggest_unit_batches(len(plan.rows), plan.batch_size, actors), _MOST_UNIT_BATCHES)
+
+
 def forget(work: Storage) -> None:
     """Deletes what is known of units, once the job is done; what cannot be deleted stays."""
     with contextlib.suppress(Exception):
+        # Commits first: who resumes after an interruption must find no commit whose part is gone.
+        paths = [entry.path for entry in work.list()]
+        work.delete(sorted(paths, key=lambda path: "/commits/" not in path))
         if work.is_local:
             shutil.rmtree(work.root, ignore_errors=True)
             os.rmdir(os.path.dirname(work.root))
-        else:
-            work.delete([entry.path for entry in work.list()])
 
 
 def _create(plan: SamplePlan, actors: int) -> Output:
-    # Not too many batches: a unit is what is lost when an actor dies.
-    unit_batches = min(suggest_unit_batches(len(plan.rows), plan.batch_size, actors), _MOST_UNIT_BATCHES)
+    unit_batches = unit_batches_of(plan, actors)
     record = JobRecord(
         fingerprint=plan.fingerprint,
         resolved={"unit_batches": unit_batches},
@@ -100,7 +105,15 @@ def _create(plan: SamplePlan, actors: int) -> Output:
     return Output.create(plan.work, record)
 
 
-def _run(plan: SamplePlan, books: SampleBooks, room: Room, actor: Any, method: str) -> None:
+def _run(
+    plan: SamplePlan,
+    books: SampleBooks,
+    room: Room,
+    session: Session,
+    shown: Reporter,
+    actor: Any,
+    method: str,
+) -> None:
     scheduler = Scheduler(
         [(unit.id, unit.rows) for unit in books.units.values()],
         Limits(actors=room.actors, in_flight_per_actor=UNITS_IN_FLIGHT, max_bad_rows=None),
@@ -121,6 +134,7 @@ def _run(plan: SamplePlan, books: SampleBooks, room: Room, actor: Any, method: s
         on_started=books.actor_started,
         on_done=books.unit_done,
         on_progress=lambda: books.progress(scheduler),
+        watch=room.watch(session, shown),
     )
     try:
         pool.run()

@@ -13,30 +13,33 @@ from ..cluster.pool import ActorPool, Work
 from ..cluster.scheduler import Scheduler
 from ..cluster.session import Session, connect
 from ..datasets.records import SuccessRecord
-from ..datasets.shards import DEFAULT_SHARD_BYTES
 from ..errors import OutputError
 from ..trt_actors.actor import ScoreActor
 from ..trt_actors.feed import decodes_ahead
 from ..trt_actors.scorer import reading_threads
-from .account import Account, Circumstances
+from ..trt_actors.task import ActorInfo, Receipt
+from .account import Account
 from .advice import advise
 from .calibrate import calibrate_within
 from .calibrate_spec import CalibrateSpec
+from .device_shares import DeviceShares
 from .parity_gate import Verdict, judge, record
 from .plan import Plan, make_plan
 from .profile import check_trace_path, write_trace
-from .progress import Reporter, Silent
+from .progress import JsonLines, Reporter, Silent, telling_failure
 from .room import find_room
-from .score_output import begun, finish_job, open_job
+from .run_facts import Circumstances
+from .run_report import ReportWriter
+from .score_output import begun, finish_job, most_shard_bytes, open_job
 from .spec import ScoreSpec
 from .summary import Summary
-from .task import score_task
+from .task import SHARDS_IN_FLIGHT, score_task
 
 __all__ = ["run_score"]
 
-_SHARDS_IN_FLIGHT = 2
 _SPARE_THREADS = 2
-_DEVICE_SHARD_BYTES = 512 << 20
+_LEAST_SPARE = 8
+_FINISHED = ("rows", "bad_rows", "rows_scored", "files", "seconds", "rows_per_s", "efficiency", "failures")
 
 
 def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
@@ -54,7 +57,9 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
     """
     start_s = time.monotonic()
     with contextlib.ExitStack() as opened:
-        shown = opened.enter_context(reporter or Silent())
+        silent = JsonLines() if spec.log_format == "json" else Silent()
+        shown = opened.enter_context(reporter or silent)
+        opened.enter_context(telling_failure(shown))
         if spec.trace is not None:
             check_trace_path(spec.trace)
 
@@ -67,10 +72,17 @@ def run_score(spec: ScoreSpec, reporter: Reporter | None = None) -> Summary:
         plan = make_plan(spec, calibrate)
         finished = _finished(plan)
         if finished is not None:
+            shown.tell("nothing_to_do", out=plan.storage.url)
             return _nothing_to_do(plan, finished)
-        shown.say(
-            f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows, "
-            f"{plan.dataset.size_bytes:,} bytes to read"
+        found = plan.dataset
+        shown.tell(
+            "job_planned",
+            f"{len(found.files):,} files, {found.rows:,} rows, {found.size_bytes:,} bytes to read",
+            files=len(found.files),
+            rows=found.rows,
+            size_bytes=found.size_bytes,
+            model=spec.model,
+            out=plan.storage.url,
         )
         advice = advise(plan.dataset, plan.fitted.bindings or ())
         told = () if plan.quantized is None else (plan.quantized.found.sentence, *plan.quantized.found.notes)
@@ -106,43 +118,79 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
         actors=spec.actors,
         cpus_per_actor=spec.cpus_per_actor,
         gpus_per_actor=spec.gpus_per_actor,
+        wait_for_nodes_s=spec.wait_for_nodes,
     )
     actors, cpus = room.actors, room.threads
     verdict = judge(plan, begun(plan), room, shown)
-    # A device fills the last batch of a shard up: few batches a shard would waste much of its time.
-    job = open_job(plan, actors, _DEVICE_SHARD_BYTES if room.resources.gpus else DEFAULT_SHARD_BYTES)
+    job = open_job(plan, actors, most_shard_bytes(room.resources.gpus))
     if verdict is not None:
         record(job.output, verdict)
     committed = job.output.committed()
+    shown.tell(
+        "run_started",
+        run=job.run,
+        out=job.output.storage.url,
+        generation=job.output.generation,
+        shards=len(job.shards),
+        shards_before=len(committed),
+        actors=actors,
+        backend=spec.backend,
+        precision=spec.precision,
+    )
     circumstances = Circumstances(
         readers=min(reading_threads(cpus), cpus),
-        feeders=_SHARDS_IN_FLIGHT,
-        decoders=cpus if decodes_ahead(plan.fitted.bindings) else _SHARDS_IN_FLIGHT,
+        feeders=SHARDS_IN_FLIGHT,
+        decoders=cpus if decodes_ahead(plan.fitted.bindings) else SHARDS_IN_FLIGHT,
         column=_widest_column(plan),
         advice=tuple(advice),
     )
     account = Account(job.output, job.shards, committed, job.run, shown, JobMetrics(job.run), circumstances)
     scheduler = Scheduler(
         [(shard.id, shard.rows) for shard in job.shards],
-        Limits(actors=actors, in_flight_per_actor=_SHARDS_IN_FLIGHT, max_bad_rows=spec.max_bad_rows),
+        Limits(
+            actors=actors,
+            in_flight_per_actor=SHARDS_IN_FLIGHT,
+            max_bad_rows=spec.max_bad_rows,
+            # Merging is reading and writing: it takes some actors, not all.
+            spare_actors=min(actors, max(_LEAST_SPARE, actors // 4)),
+        ),
         {shard: (record.rows, record.bad_rows) for shard, record in committed.items()},
     )
     account.watch(scheduler)
-    by_id = {shard.id: shard for shard in job.shards}
+    # By the million, these records take more memory than all else; the account keeps them packed.
+    del committed
+    by_id = account.by_id
     work = Work(
         actor=ScoreActor,
-        task=score_task(plan, job.output, threads=cpus),
+        task=score_task(plan, job.output, threads=cpus, run=job.run),
         resources=room.resources,
-        threads=_SHARDS_IN_FLIGHT + _SPARE_THREADS,
+        threads=SHARDS_IN_FLIGHT + _SPARE_THREADS,
         payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
         count=lambda receipt: (receipt.record.rows, receipt.record.bad_rows),
+        kind=lambda info: info.device,
     )
+    report = ReportWriter(
+        job.output, shown, precision=spec.precision, model=plan.model.proto, is_wanted=spec.report
+    )
+    devices = DeviceShares()
+
+    def on_started(name: str, info: ActorInfo) -> None:
+        further = devices.actor_started(name, info)
+        account.actor_started(name, info)
+        if further:
+            shown.say(further)
+
+    def on_done(name: str, shard: str, receipt: Receipt) -> None:
+        devices.shard_done(name, receipt)
+        account.shard_done(name, shard, receipt)
+
     pool = ActorPool(
         scheduler,
         work,
-        on_started=account.actor_started,
-        on_done=account.shard_done,
+        on_started=on_started,
+        on_done=on_done,
         on_progress=account.progress,
+        watch=room.watch(session, shown),
     )
     try:
         pool.run()
@@ -152,10 +200,20 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
         success = finish_job(job, account.commits(), pool, time.monotonic() - start_s)
     except BaseException as error:
         account.failed(error)
+        failed = replace(account.summary(None, time.monotonic() - start_s), devices=devices.shares())
+        place = report(account.facts(), failed, error)
+        if place:
+            shown.tell("report_written", f"report: {place}", place=place)
         raise
     finally:
         pool.close()
-    return _with_int8(account.summary(success, time.monotonic() - start_s), plan, verdict)
+    summary = replace(account.summary(success, time.monotonic() - start_s), devices=devices.shares())
+    summary = _with_int8(summary, plan, verdict)
+    summary = replace(summary, report=report(account.facts(), summary, None))
+    if summary.report:
+        shown.tell("report_written", place=summary.report)
+    shown.tell("run_finished", **{name: getattr(summary, name) for name in _FINISHED})
+    return summary
 
 
 def _with_int8(summary: Summary, plan: Plan, verdict: Verdict | None) -> Summary:

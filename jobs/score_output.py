@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ from ..cluster.pool import ActorPool
 from ..datasets.merge import merge_group, plan_merge, publish
 from ..datasets.output import Output
 from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
-from ..datasets.shards import Shard, plan_shards, suggest_shard_bytes
+from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_shard_bytes
 from ..errors import EmptyDatasetError, OutputError
 from .plan import Plan
 
-__all__ = ["ScoreJob", "begun", "finish_job", "open_job"]
+__all__ = ["ScoreJob", "begun", "finish_job", "most_shard_bytes", "open_job", "resolve"]
+
+_DEVICE_SHARD_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +48,24 @@ def begun(plan: Plan) -> Output | None:
     return existing
 
 
+def most_shard_bytes(gpus: float) -> int:
+    """The largest shard that is chosen for actors with or without a GPU, in uncompressed bytes."""
+    # A device fills the last batch of a shard up: few batches a shard would waste much of its time.
+    return _DEVICE_SHARD_BYTES if gpus else DEFAULT_SHARD_BYTES
+
+
+def resolve(plan: Plan, existing: Output | None, actors: int, most_bytes: int) -> Mapping[str, Any]:
+    """What open options become: as in an unfinished generation of the job, else what fits the data."""
+    if existing is not None:
+        return existing.job.resolved
+    wanted = plan.spec.shard_bytes or suggest_shard_bytes(plan.dataset.size_bytes, actors, most_bytes)
+    return {"shard_bytes": wanted}
+
+
 def open_job(plan: Plan, actors: int, most_bytes: int) -> ScoreJob:
     """Cuts the dataset and opens the generation to write: the same job's unfinished one, or a new one."""
     existing = begun(plan)
-    wanted = plan.spec.shard_bytes or suggest_shard_bytes(plan.dataset.size_bytes, actors, most_bytes)
-    resolved = existing.job.resolved if existing else {"shard_bytes": wanted}
+    resolved = resolve(plan, existing, actors, most_bytes)
     shards = plan_shards(plan.dataset.files, int(resolved["shard_bytes"]))
     if existing is None:
         record = JobRecord(

@@ -14,16 +14,18 @@ from ..errors import UsageError
 from ..trt_actors.backends import check_backend
 from ..trt_actors.building.options import BuildOptions, Precision, Profile
 from ..trt_actors.emit import Emit
+from ..trt_actors.event_log import LOG_FORMATS
 from ..trt_actors.normalize import Normalize
 from ..trt_actors.task import IMAGE_DECODERS
-from .coerce import hint_for, plain_values
+from .coerce import coerce, hint_for, plain_values
+from .plain_yaml import read_yaml
 
 __all__ = ["ON_DROP", "OnDrop", "ScoreSpec", "check_int8_options", "feed_options", "load_spec"]
 
 OnDrop = Literal["refuse", "warn", "ignore"]
 ON_DROP: tuple[str, ...] = get_args(OnDrop)
 
-_MOST_SPEC_BYTES = 1 << 20
+_MOST_SPEC_BYTES = 256 << 10
 _FEED = (
     *("input", "normalize", "layout", "resize", "preprocess", "columns"),
     *("fill_null", "pad_to", "pad_value", "mask"),
@@ -41,10 +43,12 @@ class ScoreSpec:
         input: Columns by model input; inputs left out are matched by name and type.
         keep: Columns carried into the output.
         batch_size: Rows a batch; None measures the smallest that is nearly as fast as the best.
-        actors: Ray actors; None takes as many as fit on the cluster.
+        actors: Ray actors; None takes as many as fit on the cluster, and more when it grows.
         cpus_per_actor: CPUs of each actor, which are also its engine's and decoders' threads; None takes an
             actor's share of its node where it has a GPU, else one.
         gpus_per_actor: GPUs of each actor of a GPU backend; below 1, actors share one.
+        wait_for_nodes: Seconds that a job without any actor waits for a node that fits one; None for 600, but
+            when it begins only where the cluster's autoscaler tells that it could bring such a node.
         backend: ``auto``, ``tensorrt``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
         normalize: ``imagenet`` or ``MEAN:STD`` in the units of the stored values; done inside the network.
         image_decoder: Where JPEG images are decoded: ``cpu``, ``gpu``, or ``auto``, which takes the GPU that
@@ -83,6 +87,8 @@ class ScoreSpec:
         cache: Engine cache, a folder or ``s3://`` prefix; None takes ``TRTFLEET_CACHE`` or the user's cache.
         use_static: Whether engines are kept in the cache and taken from there.
         trace: Local file for a trace of one actor's threads and streams, in the Trace Event Format.
+        log_format: ``text`` for people, or ``json``: one object a line, from the actors too.
+        report: Whether an HTML report of the run is written beside the job's other records.
 
     Raises:
         UsageError: An option is malformed or contradicts another.
@@ -98,6 +104,7 @@ class ScoreSpec:
     actors: int | None = None
     cpus_per_actor: int | None = None
     gpus_per_actor: float = 1.0
+    wait_for_nodes: float | None = None
     backend: str = "auto"
     normalize: str | None = None
     image_decoder: str = "auto"
@@ -133,6 +140,8 @@ class ScoreSpec:
     cache: str | None = None
     use_static: bool = True
     trace: str | None = None
+    log_format: str = "text"
+    report: bool = True
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -145,6 +154,11 @@ class ScoreSpec:
             raise UsageError(
                 f"gpus_per_actor must be above 0 and at most 1, got {self.gpus_per_actor:g}",
                 "an actor runs on one GPU, or shares one",
+            )
+        if self.wait_for_nodes is not None and not 0 <= self.wait_for_nodes < float("inf"):
+            raise UsageError(
+                f"wait_for_nodes must be finite and >= 0, got {self.wait_for_nodes:g}",
+                hint_for("wait_for_nodes"),
             )
         if self.max_bad_rows is not None and self.max_bad_rows < 0:
             raise UsageError(f"max_bad_rows must be >= 0, got {self.max_bad_rows}", "or say unlimited")
@@ -162,6 +176,11 @@ class ScoreSpec:
         if self.compression not in COMPRESSIONS:
             known = ", ".join(COMPRESSIONS)
             raise UsageError(f"compression {self.compression!r} is unknown", f"choose one of {known}")
+        if self.log_format not in LOG_FORMATS:
+            raise UsageError(
+                f"log_format must be one of {', '.join(LOG_FORMATS)}, got {self.log_format!r}",
+                hint_for("log_format"),
+            )
         if len(set(self.keep)) != len(self.keep):
             raise UsageError(f"a column is kept twice: {', '.join(self.keep)}", "name each once")
         if self.columns and not self.preprocess:
@@ -214,7 +233,7 @@ class ScoreSpec:
             UsageError: An option is unknown or of the wrong type.
         """
         required, usage = ("model", "data", "out"), "trtfleet score MODEL DATA OUT"
-        return cls(**plain_values(cls, options, required=required, usage=usage))
+        return cls(**plain_values(cls, options, required=required, usage=usage, read=_read))
 
 
 def feed_options(spec: Any) -> dict[str, Any]:
@@ -241,7 +260,7 @@ def check_int8_options(precision: str, options: Mapping[str, Any]) -> None:
 
 
 def load_spec(path: str) -> dict[str, Any]:
-    """Reads a job file: YAML with the names of the command line's options.
+    """Reads a job file: YAML with the names of the command line's options, of at most 256 KiB.
 
     Raises:
         UsageError: It cannot be read or holds something else.
@@ -251,12 +270,21 @@ def load_spec(path: str) -> dict[str, Any]:
             text = file.read(_MOST_SPEC_BYTES + 1)
         if len(text) > _MOST_SPEC_BYTES:
             raise UsageError(f"{path} is larger than {_MOST_SPEC_BYTES:,} bytes", "is it a job file?")
-        values = yaml.safe_load(text)
+        values = read_yaml(text)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path of --spec") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         line = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is not YAML: {line}", "write one `option: value` a line") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"{path} holds no options", "write for example: model: model.onnx")
     return values
+
+
+def _read(name: str, value: Any) -> Any:
+    """As ``coerce``; other commands take a path for ``report``."""
+    if name != "report":
+        return coerce(name, value)
+    if not isinstance(value, bool):
+        raise UsageError(f"report must be true or false, got {value!r}", "leave out the quotes")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..datasets.records import CommitRecord, RunRecord
 from ..datasets.storage import Storage, foreign_errors
 from ..errors import OutputError
 
-__all__ = ["Status", "read_status"]
+__all__ = ["Status", "first_bad_rows", "read_status"]
 
 _SILENT_AFTER_S = 30.0
 _BAD_ROWS_SHOWN = 10
@@ -122,7 +123,7 @@ def read_status(out: str) -> Status:
         updated_s=None if last is None else max(0.0, time.time() - last.updated_s),
         error="" if last is None or success is not None else last.error,
         failures=_failures(runs),
-        quarantine=_quarantine(output, commits),
+        quarantine=first_bad_rows(output, (c.quarantine for c in commits if c.quarantine)),
         files=0 if success is None else len(success.parts),
     )
 
@@ -137,15 +138,23 @@ def _failures(runs: list[RunRecord]) -> list[dict[str, Any]]:
     return sorted((f for run in runs for f in run.failures), key=lambda failure: failure["at_s"])
 
 
-def _quarantine(output: Output, commits: list[CommitRecord]) -> list[dict[str, Any]]:
+def first_bad_rows(output: Output, quarantines: Iterable[str]) -> list[dict[str, Any]]:
+    """The first rows of quarantine files, as ``{file, row, column, reason}``.
+
+    Args:
+        output: Of which they are.
+        quarantines: Their paths below it; no more of them are read than needed.
+
+    Raises:
+        OutputError: They cannot be read.
+    """
     shown: list[dict[str, Any]] = []
-    for commit in commits:
-        if commit.quarantine is None or len(shown) >= _BAD_ROWS_SHOWN:
-            continue
-        name = output.storage.describe(commit.quarantine)
+    for path in quarantines:
+        if len(shown) >= _BAD_ROWS_SHOWN:
+            break
         with (
-            foreign_errors(OutputError, f"cannot read {name}"),
-            output.storage.open_input(commit.quarantine) as source,
+            foreign_errors(OutputError, f"cannot read {output.storage.describe(path)}"),
+            output.storage.open_input(path) as source,
         ):
             rows = pq.read_table(source).to_pylist()
         shown.extend(rows[: _BAD_ROWS_SHOWN - len(shown)])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..trt_actors.pipeline import PipelineStats
+from .device_shares import DeviceShare, sized
 
 __all__ = ["Summary", "TimeShares", "device_share_of", "shares_of", "sized"]
 
@@ -58,11 +59,6 @@ def _totals(actors: Mapping[str, tuple[PipelineStats, float]]) -> dict[str, floa
     }
 
 
-def sized(rows: int, origin: str) -> str:
-    """A batch size with where it comes from, unless the user said it."""
-    return f"{rows} ({origin})" if origin in ("measured", "remembered") else str(rows)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The outcome of a job.
@@ -93,7 +89,9 @@ class Summary:
         calibration: With which table the network was quantized for this job; empty where none was needed.
         parity: How well the network in int8 stands in for the one in single precision; empty where that was
             not measured.
+        devices: What each class of devices did of this run.
         failures: Attempts and actors that failed on the way.
+        report: Where the report of the run is; empty without one.
         already_finished: Whether there was nothing to do.
     """
 
@@ -121,7 +119,9 @@ class Summary:
     notes: tuple[str, ...] = ()
     calibration: str = ""
     parity: str = ""
+    devices: tuple[DeviceShare, ...] = ()
     failures: int = 0
+    report: str = ""
     already_finished: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -142,6 +142,8 @@ class Summary:
                 f"{self.rows_per_s:,.0f} rows/s on {self.actors} actors, {self.backend}, "
                 f"batch size {sized(self.batch_size, self.batch_origin)}"
             )
+        if len(self.devices) > 1:
+            lines += [share.line(self.rows_scored) for share in self.devices]
         if self.efficiency is not None:
             lines.append(
                 f"efficiency {self.efficiency:.0%}: the engines alone do {self.engine_rows_per_s:,.0f} rows/s"
@@ -155,6 +157,8 @@ class Summary:
         if self.device_share is not None:
             lines.append(f"the devices executed {self.device_share:.0%} of the time")
         lines += [text for text in (self.calibration, self.parity) if text]
+        if self.report:
+            lines.append(f"report: {self.report}")
         lines += [*self.limit, *self.notes]
         if self.failures:
             lines.append(f"{self.failures:,} attempts or actors failed and were retried")

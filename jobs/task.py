@@ -6,7 +6,10 @@ from ..datasets.output import Output
 from ..trt_actors.task import ScoreTask, TensorRTSettings
 from .plan import Plan
 
-__all__ = ["engine_settings", "score_task"]
+__all__ = ["SHARDS_IN_FLIGHT", "engine_settings", "score_task"]
+
+SHARDS_IN_FLIGHT = 2
+"""Shards that an actor holds at once."""
 
 
 def engine_settings(plan: Plan) -> TensorRTSettings:
@@ -21,8 +24,8 @@ def engine_settings(plan: Plan) -> TensorRTSettings:
     )
 
 
-def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
-    """The task of a checked job that writes to an opened output, for actors of so many threads."""
+def score_task(plan: Plan, output: Output, *, threads: int = 1, run: str = "") -> ScoreTask:
+    """The task of a run of a checked job that writes to an opened output, for actors of so many threads."""
     spec = plan.spec
     return ScoreTask(
         **plan.fitted.feeding(spec, plan.projection, threads),
@@ -37,4 +40,6 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1) -> ScoreTask:
         tensorrt=engine_settings(plan),
         image_decoder=spec.image_decoder,
         traced=spec.trace is not None,
+        run=run,
+        log_format=spec.log_format,
     )

@@ -32,6 +32,27 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option for what is left out otherwise."""
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked as slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has Ray's token made before there are workers, which would each make one and not know the other's."""
+    token = Path.home() / ".ray" / "auth_token"
+    if config.getoption("numprocesses", None) and not token.exists():
+        command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips slow tests unless they are asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow, runs with --slow"))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray cluster in this process for all tests that score; ``connect`` finds and keeps it."""
@@ -39,6 +60,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
+        "local",
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
@@ -155,6 +177,8 @@ def ray_head() -> Iterator[RayHead]:
         client_port = free.getsockname()[1]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
     command += ["--num-cpus=4", "--object-store-memory=100000000", f"--temp-dir={folder / 'r'}"]
+    # Any free ports: another worker's cluster would start looking at the same one.
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--ray-client-server-port={client_port}", "--dashboard-agent-listen-port=0"]
     command += ["--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"]
     environment = {**_without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import ray
 
@@ -20,8 +22,10 @@ from .quantization.placement import Site
 from .scorer import Scorer
 from .task import ActorInfo, Receipt, ScoreTask
 from .trace import TraceEvent
+from .trial.host import TrialHost
+from .trial.task import HostInfo, Measurement, Order
 
-__all__ = ["CalibrateActor", "CompareActor", "ScoreActor"]
+__all__ = ["CalibrateActor", "CompareActor", "ScoreActor", "SweepActor", "SweepActorOn"]
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -104,3 +108,39 @@ class CompareActor:
         if self._comparator is None:
             raise ActorStartError("a trial came before the models were loaded")
         return self._comparator.trial(sites, unit)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class SweepActor:
+    """Runs one trial after the other on the devices that Ray gave it."""
+
+    def __init__(self) -> None:
+        self._host: TrialHost | None = None
+
+    def start(self, task: None) -> HostInfo:
+        """Looks at the devices; called once, before any other method."""
+        self._host = TrialHost()
+        return self._host.info
+
+    def measure(self, order: Order) -> Measurement:
+        """See ``TrialHost.run``."""
+        if self._host is None:
+            raise ActorStartError("a trial came before the devices were known")
+        return self._host.run(order)
+
+
+class SweepActorOn:
+    """``SweepActor`` on nodes with one kind of accelerator alone; takes ``options`` as the class itself does.
+
+    Args:
+        accelerator: As Ray calls it, ``H100`` for example; None for any node.
+    """
+
+    def __init__(self, accelerator: str | None) -> None:
+        self._accelerator = accelerator
+
+    def options(self, **how: Any) -> Any:
+        """The actor class with Ray's options, to be started by ``remote``."""
+        if self._accelerator is not None:
+            how["resources"] = {f"accelerator_type:{self._accelerator}": 0.001}
+        return SweepActor.options(**how)  # type: ignore[attr-defined,unused-ignore]

@@ -147,6 +147,9 @@ def _locate(location: str, folder: str, tensor_name: str) -> str:
     hint = "keep the model and its external data in one folder, as regular files"
     if not location or "\0" in location:
         raise ModelError(f"{subject} is not a file name", hint)
+    if "_ORT_MEM_ADDR_" in location:
+        # ONNX Runtime's own mark of tensors in memory: their offset is taken for an address.
+        raise ModelError(f"{subject} names memory, not a file", hint)
     if os.path.isabs(location) or PureWindowsPath(location).anchor:
         raise ModelError(f"{subject} has an absolute path", hint)
     if ".." in PureWindowsPath(location).parts:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, shape_inference
+from onnx import checker, helper, shape_inference
 
 from ..datasets.signature import Dim, TensorSpec
 from ..errors import ModelError
@@ -119,7 +119,7 @@ def fill_output_shapes(proto: onnx.ModelProto) -> str:
         return ""
     try:
         inferred = shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-    except (shape_inference.InferenceError, ValueError) as error:
+    except (shape_inference.InferenceError, checker.ValidationError, ValueError, RuntimeError) as error:
         return str(error)
     found = {output.name: output.type for output in inferred.graph.output}
     for output in missing:

@@ -15,6 +15,7 @@ from onnx import checker
 from ..datasets.signature import TensorSpec
 from ..errors import ModelError
 from .external import digest_and_inline
+from .functions import check_functions
 from .interface import fill_output_shapes, has_shape, input_specs, output_specs
 from .operators import check_operators, check_versions, uses_runtime_operators
 from .paddle import convert_paddle, is_paddle_model
@@ -143,6 +144,7 @@ def _load(path: str) -> ModelFile:
     file_bytes = _read(path)
     proto = _parse(file_bytes)
     check_versions(proto)
+    check_functions(proto)
     custom_domains = check_operators(proto)
     folder = os.path.dirname(os.path.abspath(path))
     digest, is_external = digest_and_inline(proto, file_bytes=file_bytes, folder=folder)

@@ -13,7 +13,7 @@ from .prepared import Prepared
 from .runtime.libcuda import GpuInfo, gpus
 from .task import TensorRTSettings
 
-__all__ = ["BatchMemory", "batch_identity", "batch_memory"]
+__all__ = ["BatchMemory", "batch_identity", "batch_identity_of", "batch_memory"]
 
 
 class BatchMemory:
@@ -69,12 +69,19 @@ def batch_identity(engine: Engine, network: Prepared, settings: TensorRTSettings
         settings: How TensorRT engines are built, if it is one.
         gpu: Where it runs; batch sizes belong to a kind of GPU even where plans do not.
     """
-    is_onnxruntime = engine.backend.startswith("onnxruntime")
+    return batch_identity_of(engine.backend, network.digest, settings, gpu)
+
+
+def batch_identity_of(
+    backend: str, network_digest: str, settings: TensorRTSettings, gpu: GpuInfo
+) -> Identity:
+    """The same before there is an engine: with the name that its ``backend`` would have."""
+    is_onnxruntime = backend.startswith("onnxruntime")
     return Identity(
         model=settings.model_digest,
-        network=network.digest,
+        network=network_digest,
         options={} if is_onnxruntime else settings.options.as_identity(),
-        flavour=engine.backend,
+        flavour=backend,
         version=onnxruntime_version() if is_onnxruntime else find_flavour().version,
         compute_capability=".".join(map(str, gpu.compute_capability)),
         gpu=gpu.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -16,10 +17,14 @@ from ..errors import BackendError
 from .attempt import AttemptWriter
 from .backends import open_engine
 from .batches import BadInput
+from .device_name import device_of
 from .engine import Engine
+from .engine_facts import engine_facts
+from .event_log import event_log
 from .execute import run_carefully, run_fast
 from .feed import Feed
 from .hooks import load_hook
+from .pipeline import PipelineStats
 from .remembered import batch_memory
 from .results import Results
 from .runtime.image_decoder import ImageDecoder
@@ -71,6 +76,9 @@ class Scorer:
     def __init__(self, task: ScoreTask) -> None:
         start = time.monotonic()
         self._task = task
+        self._log = event_log(task.log_format, run=task.run, node=socket.gethostname(), pid=os.getpid())
+        self._opened = contextlib.ExitStack()
+        self._opened.enter_context(self._log.taking_over())
         self._output = Output(Storage(task.output_url), task.generation, task.job)
         preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
         postprocess = load_hook(task.postprocess, task.hook_folder) if task.postprocess else None
@@ -78,7 +86,8 @@ class Scorer:
             task.backend, task.network, settings=task.tensorrt, threads=task.threads
         )
         memory = batch_memory(self._engine, task.network, task.tensorrt)
-        self._agreed = size = agree_batch_size(self._engine, self._output, task.batch_size, memory)
+        device = device_of(self._engine)
+        self._agreed = size = agree_batch_size(self._engine, self._output, task.batch_size, memory, device)
         self._memory = memory if size.origin in ("measured", "remembered") else None
         # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
         self._readers = ThreadPoolExecutor(reading_threads(task.threads), "reader")
@@ -96,6 +105,7 @@ class Scorer:
         self._engine.trace(self.tracer)
         self.info = ActorInfo(
             backend=self._engine.backend,
+            device=device,
             not_taken=not_taken,
             batch_size=self._pipeline.batch_size,
             batch_origin=size.origin,
@@ -103,6 +113,15 @@ class Scorer:
             node=socket.gethostname(),
             pid=os.getpid(),
             start_s=time.monotonic() - start,
+            engine=engine_facts(self._engine),
+        )
+        self._log.tell(
+            "engine_ready",
+            backend=self.info.backend,
+            device=device,
+            not_taken=not_taken or None,
+            batch_size=self.info.batch_size,
+            seconds=round(self.info.start_s, 3),
         )
 
     def __enter__(self) -> Scorer:
@@ -119,6 +138,12 @@ class Scorer:
         if self._images is not None:
             self._images.close()
         self._engine.close()
+        self._opened.close()
+
+    @property
+    def stats(self) -> PipelineStats:
+        """The account of the engine's thread so far; asked for by any thread."""
+        return self._pipeline.stats
 
     def score(self, shard: Shard, attempt: str) -> Receipt:
         """Scores a shard and commits it, unless another attempt commits first.
@@ -132,15 +157,25 @@ class Scorer:
         """
         start = time.monotonic()
         self.tracer.name_thread("feeder")
-        record = self._pipeline.run(
-            shard.rows, lambda turn, careful: self._attempt(shard, attempt, turn, careful=careful)
+        log = self._log.bound(shard=shard.id, attempt=attempt)
+        log.tell("attempt_started", file=shard.file.url, rows=shard.rows)
+        try:
+            record = self._pipeline.run(
+                shard.rows, lambda turn, careful: self._attempt(shard, attempt, turn, careful=careful)
+            )
+        except Exception as error:
+            log.tell("attempt_failed", level="warning", error=type(error).__name__, reason=str(error))
+            raise
+        won, seconds = record.attempt == attempt, time.monotonic() - start
+        log.tell(
+            "attempt_done", rows=record.rows, bad_rows=record.bad_rows, won=won, seconds=round(seconds, 3)
         )
         if self._pipeline.batch_size < self._agreed.rows:
             self._forget()
         return Receipt(
             record=record,
-            won=record.attempt == attempt,
-            seconds=time.monotonic() - start,
+            won=won,
+            seconds=seconds,
             stats=self._pipeline.stats,
             stages=self._stages.stats,
             notes=(*self.info.notes, *self._pipeline.notes),

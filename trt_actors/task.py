@@ -9,11 +9,21 @@ from ..datasets.reading import Projection
 from ..datasets.records import CommitRecord, JobRecord
 from ..datasets.signature import TensorSpec
 from .building.options import BuildOptions
+from .cache.signing import key_id
 from .pipeline import PipelineStats
 from .prepared import Prepared
 from .stages import StageStats
 
-__all__ = ["IMAGE_DECODERS", "ActorInfo", "FeedTask", "Receipt", "ScoreTask", "TensorRTSettings"]
+__all__ = [
+    "IMAGE_DECODERS",
+    "ActorInfo",
+    "EngineFacts",
+    "FeedTask",
+    "Receipt",
+    "ScoreTask",
+    "SegmentFacts",
+    "TensorRTSettings",
+]
 
 IMAGE_DECODERS = ("auto", "cpu", "gpu")
 """Where JPEG images may be decoded; ``auto`` is the GPU where that is possible."""
@@ -30,6 +40,8 @@ class TensorRTSettings:
         use_static: Whether they are kept at all.
         calibration: What a model in single precision was quantized with: digest of the calibration table, and
             what was excluded; None where nothing was quantized.
+        cache_key_id: Id of the key for the cache's signatures where the job was started; an actor must have
+            the same one. Empty without a key.
     """
 
     options: BuildOptions
@@ -37,6 +49,7 @@ class TensorRTSettings:
     cache: str | None = None
     use_static: bool = True
     calibration: str | None = None
+    cache_key_id: str = field(default_factory=key_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +105,8 @@ class ScoreTask(FeedTask):
         slots: Batches in flight inside the actor.
         image_decoder: One of ``IMAGE_DECODERS``.
         traced: Whether the actor keeps a trace.
+        run: The run's name, for the actor's own log.
+        log_format: Of that log, one of ``LOG_FORMATS``.
     """
 
     postprocess: str | None = None
@@ -105,6 +120,45 @@ class ScoreTask(FeedTask):
     slots: int = 4
     image_decoder: str = "auto"
     traced: bool = False
+    run: str = ""
+    log_format: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentFacts:
+    """A part of a network that one runtime executes.
+
+    Attributes:
+        name: ``tensorrt-0``, ``native-1``, ...; ``whole`` where nothing was cut.
+        kind: ``tensorrt`` or ``native``, which is ONNX Runtime.
+        nodes: Its operators; None where nobody counted them.
+        multiply_adds: What they cost; None where nobody counted.
+    """
+
+    name: str
+    kind: str
+    nodes: int | None = None
+    multiply_adds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What executes a network; small, however the network was cut.
+
+    Attributes:
+        runtimes: Names and versions.
+        segments: In the order in which they run; the first ones where there are many.
+        segments_total: How many there are.
+        native: Why operators stay out of TensorRT, each reason with their number; some of the reasons.
+        origin: How the engine was come by: ``found`` in the cache, ``built``, ``waited`` for while another
+            built it; empty where nothing is built.
+    """
+
+    runtimes: tuple[str, ...] = ()
+    segments: tuple[SegmentFacts, ...] = ()
+    segments_total: int = 0
+    native: tuple[tuple[str, int], ...] = ()
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +167,7 @@ class ActorInfo:
 
     Attributes:
         backend: The backend it took.
+        device: The class of its device: ``CPU``, or a GPU's name with its compute capability.
         not_taken: Why it took none of the better ones, if any.
         batch_size: Rows a batch.
         batch_origin: Whether that is ``given``, ``measured`` or ``remembered``; empty for a default.
@@ -120,6 +175,7 @@ class ActorInfo:
         node: Host name.
         pid: Process id.
         start_s: Seconds it needed to load the network.
+        engine: What executes it.
     """
 
     backend: str
@@ -130,6 +186,8 @@ class ActorInfo:
     node: str
     pid: int
     start_s: float
+    device: str = "CPU"
+    engine: EngineFacts = field(default_factory=EngineFacts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from .building.network_build import BuiltNetwork, build_network
 from .building.options import BuildOptions
 from .cache.identity import Identity
 from .cache.obtain import Built, obtain
+from .cache.signing import require_key
 from .cache.store import EngineCache
 from .partition.clean import clean
 from .prepared import Prepared
@@ -141,14 +142,17 @@ def open_tensorrt(
         return Built(files=made.program.to_files(), extra=made.facts())
 
     if settings.use_static:
+        require_key(settings.cache_key_id)
         identity = identity_here(settings, network.digest, flavour)
         if identity is None:
             raise BackendError(f"{flavour} builds for a GPU, and there is none", "choose --backend auto")
-        program = NetworkProgram.from_files(
-            obtain(EngineCache(settings.cache), identity, built, say=say).read
-        )
+        staged = obtain(EngineCache(settings.cache), identity, built, say=say)
+        program = NetworkProgram.from_files(staged.read)
+        facts = {**staged.entry.extra, "origin": staged.how}
     else:
-        program = NetworkProgram.from_files(built().files.__getitem__)
+        made_here = built()
+        program = NetworkProgram.from_files(made_here.files.__getitem__)
+        facts = {**made_here.extra, "origin": "built"}
     return SegmentedEngine(
         program,
         inputs=network.inputs,
@@ -156,4 +160,5 @@ def open_tensorrt(
         max_batch_size=options.max_batch_size,
         flavour=flavour,
         device=device,
+        facts={**facts, "flavour": str(flavour)},
     ).open()

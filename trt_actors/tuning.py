@@ -8,12 +8,20 @@ from typing import Any
 
 from ..datasets.output import Output
 from ..errors import TrtfleetError, UsageError
+from .device_name import CPU, slug_of
 from .engine import Engine
 from .out_of_memory import free_slots, out_of_memory
 from .remembered import BatchMemory
 from .warm_up import bind_zeros, run_alone
 
-__all__ = ["AgreedBatchSize", "MeasuredBatchSize", "agree_batch_size", "measure_batch_size"]
+__all__ = [
+    "AgreedBatchSize",
+    "MeasuredBatchSize",
+    "agree_batch_size",
+    "agreed_batch_size",
+    "measure_batch_size",
+    "most_measured",
+]
 
 _LARGEST = 4096
 _LARGEST_ON_DEVICE = 1 << 14
@@ -26,6 +34,7 @@ _SMALLEST_ON_DEVICE = 8
 _RUNS = 5
 _LONG_RUN_S = 0.01
 _UNMEASURED = 32
+_RECORD = "batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +65,20 @@ class MeasuredBatchSize:
 
 
 def agree_batch_size(
-    engine: Engine, output: Output, wanted: int | None, memory: BatchMemory | None = None
+    engine: Engine, output: Output, wanted: int | None, memory: BatchMemory | None = None, device: str = CPU
 ) -> AgreedBatchSize:
-    """The batch size of every actor of a job.
+    """The batch size of every actor of a job on one class of devices.
 
     Without a wanted size that of an earlier job on such a device is taken, else the first actor measures. It
-    is recorded in the output, and all actors, those of a resumed run included, take it from there: results
-    may depend on it in their last bits.
+    is recorded in the output, and all actors on such devices, those of a resumed run included, take it from
+    there: results may depend on it in their last bits.
 
     Args:
         engine: Open.
         output: Of the job.
         wanted: What the user says; None for the best.
         memory: What earlier jobs measured, and where this one's measurement is kept.
+        device: The class of the engine's device.
 
     Raises:
         UsageError: More rows are wanted than the model's fixed batch size, or than the engine was built for.
@@ -90,9 +100,32 @@ def agree_batch_size(
         return AgreedBatchSize(rows=wanted, origin="given")
     if fixed is not None:
         return AgreedBatchSize(rows=fixed, origin="given")
-    agreed = output.agree("batch", lambda: _proposal(engine, memory))
+    agreed = output.agree(
+        _record_of(device), lambda: _former(output) or {**_proposal(engine, memory), "device": device}
+    )
     # Records of earlier versions do not tell the origin.
     return AgreedBatchSize(rows=int(agreed["batch_size"]), origin=str(agreed.get("origin", "")))
+
+
+def agreed_batch_size(output: Output, device: str) -> int | None:
+    """The batch size that the actors of an unfinished job agreed on; None where none has started.
+
+    Args:
+        output: Of the job.
+        device: The class of an actor's device.
+    """
+    found = output.agreed(_record_of(device)) or _former(output)
+    return None if found is None else int(found["batch_size"])
+
+
+def _record_of(device: str) -> str:
+    return _RECORD if device == CPU else f"{_RECORD}-{slug_of(device)}"
+
+
+def _former(output: Output) -> dict[str, Any] | None:
+    """What a version that knew one size for all devices had agreed on in this output."""
+    former = output.agreed(_RECORD)
+    return None if former is None or "device" in former else former
 
 
 def _proposal(engine: Engine, memory: BatchMemory | None) -> dict[str, Any]:
@@ -130,6 +163,20 @@ def measure_batch_size(engine: Engine) -> MeasuredBatchSize:
     fast = [size for size in worthwhile if rates[size] >= best * (1 - _TOLERANCE)]
     chosen = min(fast or worthwhile)
     return MeasuredBatchSize(rows=chosen, rows_per_s=rates[chosen])
+
+
+def most_measured(row_bytes: int, *, on_device: bool, most: int | None = None) -> int:
+    """The largest batch that measuring may come to, in rows.
+
+    Args:
+        row_bytes: Of all inputs; 0 for rows of varying size, which get a default instead.
+        on_device: Whether a GPU executes.
+        most: What the engine takes; None for any number.
+    """
+    if not row_bytes:
+        return min(_UNMEASURED, most or _UNMEASURED)
+    largest = _LARGEST_ON_DEVICE if on_device else _LARGEST
+    return max(1, min(largest, most or largest, _MOST_BYTES // row_bytes))
 
 
 def _rates(engine: Engine) -> dict[int, float]:

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from .int8 import EXCLUDE
-from .options import as_json_option, option, print_result, results_alone, sample_options, with_options
+from .options import (
+    DRY_RUN,
+    as_json_option,
+    option,
+    print_result,
+    results_alone,
+    sample_options,
+    with_options,
+)
 
 __all__ = ["calibrate"]
 
@@ -44,8 +52,9 @@ _OPTIONS = (
 @click.argument("model")
 @click.argument("data", nargs=-1, required=True)
 @with_options(_OPTIONS)
+@DRY_RUN
 @as_json_option
-def calibrate(model: str, data: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+def calibrate(model: str, data: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Find the int8 ranges of MODEL's activations on a sample of DATA (files, globs, folders, s3://).
 
     The table is the same for any number of actors; `score --precision int8` and `quantize` use it. The same
@@ -53,10 +62,13 @@ def calibrate(model: str, data: tuple[str, ...], as_json: bool, **flags: Any) ->
     """
     from ..calibrate import run_calibrate
     from ..calibrate_spec import CalibrateSpec
+    from ..dry_run_calibrate import dry_run_calibrate
     from ..progress import reporter_for
 
     options = {key: value for key, value in flags.items() if value not in (None, ())}
     with results_alone():
         spec = CalibrateSpec.of({"model": model, "data": data, **options})
-        summary = run_calibrate(spec, reporter_for(doing="calibrating"))
-    print_result(summary, as_json)
+        found: Any = (
+            dry_run_calibrate(spec) if dry_run else run_calibrate(spec, reporter_for(doing="calibrating"))
+        )
+    print_result(found, as_json)

@@ -11,7 +11,10 @@ from typing import Any
 
 import click
 
+from ..printable import printable
+
 __all__ = [
+    "DRY_RUN",
     "ENGINE_OPTIONS",
     "IntOr",
     "as_json_option",
@@ -51,6 +54,9 @@ def option(*names: str, text: str, **how: Any) -> Option:
     return click.option(*names, help=text, **how)
 
 
+DRY_RUN = option(
+    "--dry-run", is_flag=True, text="Only tell what would be done: nothing is run, started or written."
+)
 as_json_option = option("--json", "as_json", is_flag=True, text="Result as JSON on stdout.")
 
 
@@ -98,7 +104,8 @@ def sample_options(backends: Sequence[str], *, backend: str, column: str, hook: 
 
 def print_result(result: Any, as_json: bool) -> None:
     """Prints a result with ``as_json()`` and ``lines()`` to stdout."""
-    click.echo(json.dumps(result.as_json(), indent=1) if as_json else "\n".join(result.lines()))
+    lines = printable("\n".join(result.lines()), lines=True) if not as_json else ""
+    click.echo(json.dumps(result.as_json(), indent=1) if as_json else lines)
 
 
 @contextlib.contextmanager

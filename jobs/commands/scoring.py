@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from .options import ENGINE_OPTIONS, IntOr, as_json_option, option, print_result, results_alone, with_options
+from .options import (
+    DRY_RUN,
+    ENGINE_OPTIONS,
+    IntOr,
+    as_json_option,
+    option,
+    print_result,
+    results_alone,
+    with_options,
+)
 
 __all__ = ["demo", "score", "status"]
 
@@ -24,9 +35,15 @@ _SCORE_OPTIONS = (
     ),
     option("--keep", multiple=True, metavar="COL", text="Column carried into the output."),
     option("--batch-size", type=IntOr("auto"), text="Rows a batch; auto measures."),
-    option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit."),
+    option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit, also later."),
     option("--cpus-per-actor", type=IntOr("auto"), text="CPUs and engine threads of each actor."),
     option("--gpus-per-actor", type=float, metavar="X", text="Below 1, actors share a GPU."),
+    option(
+        "--wait-for-nodes",
+        type=float,
+        metavar="SECONDS",
+        text="How long to wait for a node that fits an actor where there is none.",
+    ),
     option("--backend", type=click.Choice(_BACKENDS), text="What executes the model."),
     option(
         "--normalize",
@@ -81,6 +98,12 @@ _SCORE_OPTIONS = (
     ),
     option("--on-drop", type=click.Choice(_ON_DROP), text="What happens beyond that; refuse by default."),
     option("--trace", type=click.Path(), metavar="FILE", text="Trace of one actor, for Perfetto or Chrome."),
+    option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        text="What stderr gets: lines for people, or one JSON object a line, from the actors too.",
+    ),
+    option("--report/--no-report", default=None, text="Write report.html of the run, as by default."),
 )
 
 
@@ -90,13 +113,15 @@ _SCORE_OPTIONS = (
 @click.argument("out", required=False)
 @with_options(_SCORE_OPTIONS)
 @click.option("--spec", type=click.Path(), metavar="FILE", help="YAML with these options; flags win.")
+@DRY_RUN
 @as_json_option
-def score(spec: str | None, as_json: bool, **flags: Any) -> None:
+def score(spec: str | None, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Score DATA (files, globs, folders, s3://) with MODEL (.onnx) and write Parquet to OUT.
 
     The same command resumes a job that was interrupted; on a finished output it does nothing.
     """
-    from ..progress import reporter_for
+    from ..dry_run_score import dry_run_score
+    from ..progress import JsonLines, reporter_for
     from ..score import run_score
     from ..spec import ScoreSpec, load_spec
 
@@ -104,8 +129,28 @@ def score(spec: str | None, as_json: bool, **flags: Any) -> None:
     options = {key.replace("-", "_"): value for key, value in options.items()}
     options.update({key: value for key, value in flags.items() if value not in (None, ())})
     with results_alone():
-        summary = run_score(ScoreSpec.of(options), reporter_for())
-    print_result(summary, as_json)
+        asked = ScoreSpec.of(options)
+        if dry_run:
+            found: Any = dry_run_score(asked)
+        elif asked.log_format == "json":
+            with _exit_code_alone():
+                found = run_score(asked, JsonLines())
+        else:
+            found = run_score(asked, reporter_for())
+    print_result(found, as_json)
+
+
+@contextlib.contextmanager
+def _exit_code_alone() -> Iterator[None]:
+    """Ends the command with the documented code: its log has said why, and takes no lines for people."""
+    from ...errors import TrtfleetError
+
+    try:
+        yield
+    except TrtfleetError as error:
+        raise SystemExit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(130) from error
 
 
 @click.command()

@@ -100,10 +100,11 @@ def test_frozen_actors_lose_to_twins(load: Any) -> None:
     assert happened["again"] == 2 * happened["frozen"]
 
 
-def test_slow_actors_are_overtaken_and_come_second(load: Any) -> None:
-    happened = run(load, slow_actors=0.2, slow_factor=8.0)["happened"]
-    assert happened["again"] > 0
-    assert happened["Dispatch"] == 400 + happened["again"]
+def test_slow_actors_do_not_hold_the_end(load: Any) -> None:
+    found = run(load, slow_actors=0.2, slow_factor=8.0)
+    # What is left of the cluster's speed when a fifth of it is an eighth as fast.
+    assert found["virtual_s"] < 1.1 * run(load)["virtual_s"] / (0.8 + 0.2 / 8)
+    assert found["happened"]["Dispatch"] == 400 + found["happened"].get("again", 0)
 
 
 def test_a_resumed_job_does_the_rest(load: Any) -> None:

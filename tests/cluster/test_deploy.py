@@ -315,7 +315,7 @@ class TestDashboard:
         assert shown == exported_metrics()
 
     def test_the_documentation_names_every_metric(self) -> None:
-        text = (REPOSITORY / "docs" / "deploy.md").read_text()
+        text = (REPOSITORY / "docs" / "metrics.md").read_text()
         assert {name for name in exported_metrics() if f"`{name}`" not in text} == set()
 
     def test_uses_only_variables_that_it_has(self, dashboard: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from trtfleet.cluster.scheduler import Scheduler
 from trtfleet.cluster.session import Resources
 from trtfleet.errors import (
     ActorStartError,
+    BackendError,
     BadRowsError,
     ClusterError,
     MismatchError,
@@ -52,10 +54,12 @@ def obedient_actor() -> Any:
                 except FileExistsError:
                     continue
                 break
+            self.pause_s = task.get("pauses_s", [0.0, 0.0])[number % 2]
             self._obey(task.get(f"start {number}", task.get("start")))
             return os.getpid()
 
         def score(self, shard: str, attempt: int) -> tuple[str, int]:
+            time.sleep(self.pause_s)
             self._obey(self.task.get(f"{shard}/{attempt}", self.task.get(shard)))
             return shard, os.getpid()
 
@@ -74,6 +78,7 @@ class Watched:
     scheduler: Scheduler
     started: dict[str, int] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
+    by_actor: Counter[str] = field(default_factory=Counter)
     progress: int = 0
     on_progress: Callable[[], None] = lambda: None
 
@@ -99,18 +104,26 @@ def make(ray_session: None, tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     made: list[Watched] = []
 
     def build(
-        orders: dict[str, Any] | None = None, shards: int = 8, bad_rows: int = 0, **limits: Any
+        orders: dict[str, Any] | None = None,
+        shards: int = 8,
+        bad_rows: int = 0,
+        cpus: float = 0.5,
+        **limits: Any,
     ) -> Watched:
         settings = {"actors": 2, "backoff_s": 0.01, **limits}
         scheduler = Scheduler([(f"s{number}", 10) for number in range(shards)], Limits(**settings))
         work = Work(
             actor=actor,
             task={"folder": str(tmp_path), **(orders or {})},
-            resources=Resources(cpus=0.5, gpus=0),
+            resources=Resources(cpus=cpus, gpus=0),
             threads=4,
             payload=lambda shard, attempt: (shard, attempt),
             count=lambda result: (10 - bad_rows, bad_rows),
         )
+
+        def on_done(name: str, shard: str, result: Any) -> None:
+            watched.done.append(shard)
+            watched.by_actor[name] += 1
 
         def on_progress() -> None:
             watched.progress += 1
@@ -120,7 +133,7 @@ def make(ray_session: None, tmp_path: Path) -> Iterator[Callable[..., Watched]]:
             scheduler,
             work,
             on_started=lambda name, pid: watched.started.update({name: pid}),
-            on_done=lambda name, shard, result: watched.done.append(shard),
+            on_done=on_done,
             on_progress=on_progress,
         )
         watched = Watched(pool, scheduler)
@@ -177,6 +190,51 @@ def test_a_start_that_cannot_work_is_not_repeated(make: Make, tmp_path: Path) ->
         watched.pool.run()
     assert caught.value.hint == "upgrade"
     assert len(list(tmp_path.glob("start-*"))) <= 2
+
+
+def test_a_start_that_fails_leaves_the_machine_to_the_next_one(make: Make) -> None:
+    # Each actor takes all of the cluster.
+    watched = make({"start 0": OSError("no route")}, cpus=4, actors=1)
+    watched.pool.run()
+    assert watched.scheduler.shards_done == 8
+
+
+def test_a_machine_that_cannot_run_it_is_left_alone_and_the_others_do_the_job(make: Make) -> None:
+    watched = make({"start 0": BackendError("no kernel for compute capability 9.0")})
+    watched.pool.run()
+    assert watched.scheduler.shards_done == 8
+    assert len(watched.started) == 1
+
+
+def test_if_no_machine_can_run_it_the_job_fails_with_the_reason(make: Make, tmp_path: Path) -> None:
+    watched = make({"start": BackendError("no kernel for compute capability 9.0", "rebuild")}, actors=3)
+    with pytest.raises(BackendError, match=r"9\.0") as caught:
+        watched.pool.run()
+    assert caught.value.hint == "rebuild"
+    assert len(list(tmp_path.glob("start-*"))) == 3
+
+
+def test_an_actor_that_is_five_times_slower_does_less_and_every_shard_is_done_once(make: Make) -> None:
+    watched = make({"pauses_s": [0.05, 0.25]}, shards=60, in_flight_per_actor=1)
+    watched.pool.run()
+    assert sorted(watched.done) == sorted(f"s{number}" for number in range(60))
+    slow, fast = sorted(watched.by_actor.values())
+    assert slow < fast / 2
+
+
+def test_an_actor_that_nobody_needs_any_more_is_stopped_before_the_end(make: Make) -> None:
+    # One shard takes long, and none may have a copy.
+    watched = make({"s1": 6.0, **{f"s{n}": 0.3 for n in range(2, 8)}}, copies=1, release_after_s=0.2)
+    released: list[bool] = []
+
+    def look() -> None:
+        if watched.scheduler.actors_released:
+            released.append(sum(map(is_running, watched.started.values())) < 2)
+
+    watched.on_progress = look
+    watched.pool.run()
+    assert watched.scheduler.actors_released == 1
+    assert released[-2]
 
 
 def test_an_actor_that_dies_is_replaced_and_its_shards_are_retried(make: Make) -> None:

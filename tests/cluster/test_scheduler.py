@@ -93,11 +93,14 @@ def make_ready(scheduler: Scheduler, *actors: str) -> list[tuple[str, str, int]]
         ("actor_deaths", -1, 0),
         ("shard_errors", -1, 0),
         ("shard_deaths", -1, 0),
+        ("shard_node_losses", -1, 0),
         ("consecutive_failed_starts", -1, 0),
         ("backoff_s", -0.5, 0),
         ("backoff_cap_s", float("inf"), 0),
         ("straggler_factor", float("nan"), 0),
         ("straggler_min_s", -1.0, 0),
+        ("release_after_s", -1.0, 0),
+        ("spare_actors", -1, 0),
     ],
 )
 def test_a_limit_out_of_range_is_refused_with_its_name_and_value(name: str, value: float, least: int) -> None:
@@ -107,9 +110,9 @@ def test_a_limit_out_of_range_is_refused_with_its_name_and_value(name: str, valu
 
 
 def test_the_budget_of_actor_deaths_follows_the_number_of_actors_unless_given() -> None:
-    assert Limits(actors=1).actor_deaths_allowed == 8
-    assert Limits(actors=100).actor_deaths_allowed == 400
-    assert Limits(actors=100, actor_deaths=0).actor_deaths_allowed == 0
+    assert Limits(actors=1).actor_deaths_allowed(1) == 8
+    assert Limits(actors=1).actor_deaths_allowed(100) == 400
+    assert Limits(actors=100, actor_deaths=0).actor_deaths_allowed(100) == 0
 
 
 def test_the_backoff_doubles_up_to_its_cap_and_never_overflows() -> None:
@@ -563,11 +566,11 @@ def test_an_actor_that_is_busy_and_idle_in_turn_beside_an_idle_one_does_not_pile
         workers.make_ready(workers.add().name)
     tracemalloc.start()
     for number in range(20_000):
-        actor = workers.least_loaded()
+        actor = workers.next_for(10)
         assert actor is not None
         assert actor.name == A
-        workers.assign(actor, Attempt(shard=number, number=1, started_s=0.0, copies=[]))
-        workers.release(A, number, 1)
+        workers.assign(actor, Attempt(shard=number, number=1, rows=10, started_s=0.0, copies=[]))
+        workers.release(A, number, 1, 0.0, is_done=True)
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 100_000

@@ -131,8 +131,56 @@ def test_room_for_actors(ray_session: None) -> None:
             session.room_for(Resources(cpus=5, gpus=0))
         assert "5 CPUs" in caught.value.fact
         assert "4 CPUs" in caught.value.fact
-        with pytest.raises(ClusterError, match="1 GPUs"):
+        with pytest.raises(ClusterError) as caught:
             session.room_for(Resources(cpus=1, gpus=1))
+        assert caught.value.fact == "an actor wants 1 CPU and 1 GPU, the cluster has 1 node with 4 CPUs"
+        assert "GPU" in caught.value.hint
+
+
+class _Mixed(Session):
+    """A cluster of several kinds of nodes."""
+
+    @property
+    def nodes(self) -> list[Resources]:
+        return [
+            *[Resources(cpus=16, gpus=4, accelerator="A100")] * 2,
+            Resources(cpus=8, gpus=1),
+            Resources(cpus=64, gpus=0),
+        ]
+
+
+def test_a_cluster_is_told_by_kinds_of_nodes_and_has_room_on_each() -> None:
+    session = _Mixed(is_embedded=False, address="a:1")
+    assert session.inventory == (
+        "2 nodes with 16 CPUs and 4 A100, 1 node with 64 CPUs, 1 node with 8 CPUs and 1 GPU"
+    )
+    assert session.count_room(Resources(cpus=4, gpus=1)) == 9
+    assert session.count_room(Resources(cpus=2, gpus=0.5)) == 18
+    assert session.count_room(Resources(cpus=17, gpus=1)) == 0
+    assert session.count_room(Resources(cpus=17, gpus=0)) == 3
+
+
+def test_what_the_autoscaler_could_bring(ray_session: None) -> None:
+    from ray._private.worker import global_worker
+    from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
+    from ray.core.generated import autoscaler_pb2
+
+    where = (GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(), GCS_AUTOSCALER_STATE_NAMESPACE.encode())
+    config = autoscaler_pb2.ClusterConfig()
+    config.node_group_configs.add(resources={"CPU": 16, "GPU": 2}, max_count=4, name="gpus")
+    config.node_group_configs.add(resources={"CPU": 64}, max_count=-1, name="cpus")
+    config.node_group_configs.add(resources={"CPU": 256}, max_count=0, name="none")
+    with connect() as session:
+        assert not session.could_bring(Resources(cpus=1, gpus=1))
+        global_worker.gcs_client.internal_kv_put(where[0], config.SerializeToString(), True, where[1])
+        try:
+            assert session.could_bring(Resources(cpus=16, gpus=1))
+            assert not session.could_bring(Resources(cpus=17, gpus=1))
+            assert session.could_bring(Resources(cpus=64, gpus=0))
+            assert not session.could_bring(Resources(cpus=65, gpus=0))
+        finally:
+            global_worker.gcs_client.internal_kv_del(where[0], False, where[1])
+        assert not session.could_bring(Resources(cpus=1, gpus=0))
 
 
 def test_a_session_is_plain_data() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -206,3 +207,18 @@ def check(job: Job, reference: dict[str, bytes]) -> Callable[[Path], None]:
         assert not list(out.glob("_trtfleet/*/parts/*"))
 
     return check
+
+
+@pytest.fixture
+def figures() -> Callable[..., None]:
+    """Records what a test counted, where ``scripts/reliability`` collects it."""
+
+    def record(kind: str, **counted: Any) -> None:
+        path = os.environ.get("TRTFLEET_FIGURES")
+        if path:
+            # One write a line: several processes may record at once.
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            os.write(handle, (json.dumps({"kind": kind, **counted}) + "\n").encode())
+            os.close(handle)
+
+    return record

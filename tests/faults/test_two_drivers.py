@@ -27,7 +27,7 @@ def test_both_succeed_and_no_row_comes_twice(
     check(out)
     # Only records of runs and of the job itself are left, and no run left parts of its own behind.
     left = {path.relative_to(out / "_trtfleet" / "g0001").parts[0] for path in out.rglob("g0001/**/*.*")}
-    assert left == {"job.json", "success.json", "commits", "runs"}
+    assert left == {"job.json", "success.json", "report.html", "commits", "runs"}
 
 
 def test_a_driver_adopts_what_another_finished_while_it_planned(tmp_path: Path) -> None:

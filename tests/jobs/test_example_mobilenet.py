@@ -14,6 +14,7 @@ import onnx
 import pyarrow.parquet as pq
 import pytest
 from trtfleet.tests.jobs.conftest import Ran
+from trtfleet.trt_actors.calibration.table import CalibrationTable
 from trtfleet.trt_actors.calibration.table_store import TableStore
 from trtfleet.trt_actors.model import load_model
 from trtfleet.trt_actors.quantization.quantize import quantize
@@ -49,12 +50,14 @@ def test_readme_has_the_three_commands() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_example_scores_and_calibrates(place: Path, command: Callable[..., Ran]) -> None:
-    score, calibrate, _ = commands_of(EXAMPLE / "README.md")
-    ran = command(*score)
+def test_the_commands_score_calibrate_and_score_in_int8_with_the_table_that_is_found(
+    place: Path, command: Callable[..., Ran]
+) -> None:
+    plain, calibrate, int8 = commands_of(EXAMPLE / "README.md")
+    ran = command(*plain)
     assert ran.code == 0, ran.stderr
-    answers = pq.read_table(place / "out-fp32")
-    assert answers["id"].to_pylist() == list(range(ROWS))
+    before = pq.read_table(place / "out-fp32")
+    assert before["id"].to_pylist() == list(range(ROWS))
 
     ran = command(*calibrate)
     assert ran.code == 0, ran.stderr
@@ -63,31 +66,26 @@ def test_the_example_scores_and_calibrates(place: Path, command: Callable[..., R
     ((url, table),) = TableStore().all(model.digest)
     assert url in ran.stdout
     assert (table.samples, table.feed["normalize"]) == (ROWS, "imagenet")
+    check_quantized(model.proto, table, images_of(place))
 
-    quantized = quantize(model.proto, table)
+    ran = command(*int8)
+    assert ran.code == 0, ran.stderr
+    assert url in ran.stdout + ran.stderr
+    after = pq.read_table(place / "out-int8")
+    assert after.schema.names == before.schema.names
+    assert after["id"].to_pylist() == before["id"].to_pylist()
+    assert not after.equals(before)
+
+
+def check_quantized(model: onnx.ModelProto, table: CalibrationTable, images: np.ndarray) -> None:
+    """Checks that everything that multiplies is in INT8, and that the answers stay near."""
+    quantized = quantize(model, table)
     kinds = [node.op_type for node in quantized.graph.node]
     # Of each of 27 convolutions and the classifier: weights and activations.
     assert kinds.count("QuantizeLinear") == 28
     assert kinds.count("DequantizeLinear") == 2 * 28
-    images = images_of(place)
-    before, after = (logits(model, images) for model in (model.proto, quantized))
-    assert np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before)
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_the_example_scores_in_int8_with_the_table_that_it_finds(
-    place: Path, command: Callable[..., Ran]
-) -> None:
-    plain, calibrate, int8 = commands_of(EXAMPLE / "README.md")
-    for words in (plain, calibrate, int8):
-        ran = command(*words)
-        assert ran.code == 0, ran.stderr
-    ((url, _),) = TableStore().all(load_model(place / "mobilenet.onnx").digest)
-    assert url in ran.stdout + ran.stderr
-    before, after = (pq.read_table(place / f"out-{precision}") for precision in ("fp32", "int8"))
-    assert after.schema.names == before.schema.names
-    assert after["id"].to_pylist() == before["id"].to_pylist()
-    assert not after.equals(before)
+    exact, rounded = (logits(each, images) for each in (model, quantized))
+    assert np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact)
 
 
 def images_of(place: Path) -> np.ndarray:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from trtfleet.cluster.metrics import JobMetrics
+from trtfleet.datasets.discovery import SourceFile
 from trtfleet.datasets.output import Output
 from trtfleet.datasets.records import CommitRecord, JobRecord
+from trtfleet.datasets.shards import Shard
 from trtfleet.datasets.storage import Storage
 from trtfleet.jobs.account import Account
+from trtfleet.jobs.progress import Silent
 from trtfleet.jobs.summary import Summary, sized
 from trtfleet.trt_actors.pipeline import PipelineStats
 from trtfleet.trt_actors.stages import StageStats
 from trtfleet.trt_actors.task import ActorInfo, Receipt
 
 
-class Said:
+class Said(Silent):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -36,9 +38,9 @@ def said() -> Said:
 def account(tmp_path: Path, said: Said) -> Account:
     record = JobRecord(fingerprint={}, resolved={}, shards=0, rows=0)
     output = Output.create(Storage(tmp_path / "out"), record)
-    metrics: Any = JobMetrics.__new__(JobMetrics)
-    metrics.shard_done = lambda rows, bad_rows: None
-    return Account(output, [], {}, "run", said, metrics)  # type: ignore[arg-type]
+    file = SourceFile(root="/data", path="x.parquet", size_bytes=1, version="1", format="parquet")
+    shard = Shard(id="s", index=0, file=file, segments=(), size_bytes=1)
+    return Account(output, [shard], {}, "run", said, JobMetrics("run"))
 
 
 def started(origin: str, notes: tuple[str, ...] = ()) -> ActorInfo:
@@ -78,12 +80,11 @@ def test_the_first_actor_says_where_the_batch_size_comes_from(
 def test_a_note_is_said_once_for_all_actors_and_not_again_as_it_goes_on(account: Account, said: Said) -> None:
     for name in ("one", "two"):
         account.actor_started(name, started("measured", ("the cache is not there",)))
-        account._shard_rows["s"] = 1
         account.shard_done(name, "s", receipt("the cache is not there"))
         account.shard_done(name, "s", receipt("the cache is not there", "256 -> 128"))
     account.shard_done("one", "s", receipt("the cache is not there", "256 -> 128 -> 64"))
     assert said.lines[1:] == ["the cache is not there", "256 -> 128"]
-    assert account._told() == {"the cache is not there", "256 -> 128", "256 -> 128 -> 64"}
+    assert set(account.facts().notes) == {"the cache is not there", "256 -> 128", "256 -> 128 -> 64"}
 
 
 def test_the_summary_has_origin_and_notes() -> None:

@@ -47,7 +47,7 @@ def run(*arguments):
 model, data, out = sys.argv[1:]
 options = ["--keep", "id", "--keep", "k", "--filter", "id >= 100", "--shard-bytes", "1000",
            "--batch-size", "32", "--actors", "2", "--json"]
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 results = {}
 reporter_for = progress.reporter_for
 progress.reporter_for = Interrupting

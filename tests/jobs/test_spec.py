@@ -125,7 +125,7 @@ def test_a_job_file(tmp_path: Path) -> None:
         (b"", "holds no options"),
         (b"- a\n- b\n", "holds no options"),
         (b"3: 4\n", "holds no options"),
-        (b" " * (1 << 20) + b"a", "is larger than 1,048,576 bytes"),
+        (b" " * (1 << 20) + b"a", "is larger than 262,144 bytes"),
     ],
 )
 def test_a_job_file_that_is_none(content: bytes, fact: str, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ _HEAD = """\
 
 How the networks of `tests/models` are cut and built with {flavour}. Their structure comes from the
 definitions named, their weights are random; `tests/models/export.py` says how they were exported.
-`TRTFLEET_WRITE_DOCS=1 python -m pytest tests/models/test_partitions.py` writes this file, a plain run of it
-checks this file.
+`TRTFLEET_WRITE_DOCS=1 python -m pytest --slow tests/models/test_partitions.py` writes this file, a run
+without the variable checks it.
 
 Multiply-adds are those of one image, and of one box where their number depends on the image. Times are
 seconds of one run on two CPU cores; TensorRT-RTX builds without a GPU.

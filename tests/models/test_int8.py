@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from trtfleet.tests.models.running import run_model
-from trtfleet.tests.models.zoo import image, load, names
+from trtfleet.tests.models.selection import parameters
+from trtfleet.tests.models.zoo import image, load
 from trtfleet.trt_actors.building.builder import build_plan
 from trtfleet.trt_actors.building.flavour import find_flavour
 from trtfleet.trt_actors.building.options import BuildOptions
@@ -37,7 +38,7 @@ def inputs_of(model: onnx.ModelProto, op_types: tuple[str, ...]) -> list[list[st
     return [[makers.get(name, "") for name in made.input[:2]] for made in nodes]
 
 
-@pytest.mark.parametrize("name", names("classification"))
+@pytest.mark.parametrize("name", parameters("classification"))
 def test_it_quantizes_and_builds(name: str) -> None:
     source = quantizable(load(name))
     placement = place(source)

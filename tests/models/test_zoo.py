@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from trtfleet.tests.models.running import run_model
 from trtfleet.tests.models.strip import fill, read, strip, write
-from trtfleet.tests.models.zoo import NETWORKS, ZOO, image, load, names
+from trtfleet.tests.models.zoo import NETWORKS, ZOO, load, names
 
 HERE = Path(__file__).resolve().parent
 STORED = sorted(path for path in NETWORKS.iterdir() if ".onnx" in path.suffixes)
@@ -63,24 +62,6 @@ def test_its_definition_is_named(name: str) -> None:
         assert package in {"torchvision", "timm", "onnx"}
     else:
         assert (HERE / source).is_file()
-
-
-@pytest.mark.parametrize("name", names())
-def test_a_network_runs_with_sane_activations(name: str) -> None:
-    entry, model = ZOO[name], load(name)
-    onnx.checker.check_model(model)
-    (given_input,) = [
-        value for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}
-    ]
-    dims = given_input.type.tensor_type.shape.dim
-    assert (given_input.name, tuple(d.dim_param or d.dim_value for d in dims)) == (entry.input, entry.shape)
-    for output, values in run_model(model, image(name)).items():
-        assert values.size > 0, output
-        assert np.isfinite(values).all(), output
-        assert np.abs(values).max() < 1e4, output
-        if entry.family != "detection" and not name.startswith("light_"):
-            # Neither vanished nor all the same: a comparison of results would then mean nothing.
-            assert values.std() > 1e-3, output
 
 
 @pytest.mark.parametrize("name", [name for name in names() if ZOO[name].path in STORED and name not in HUGE])

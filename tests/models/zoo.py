@@ -16,7 +16,7 @@ from onnx import backend
 
 from .strip import fill, read
 
-__all__ = ["NETWORKS", "ZOO", "Entry", "image", "load", "names"]
+__all__ = ["NETWORKS", "ZOO", "Entry", "Family", "image", "load", "names"]
 
 Family = Literal["classification", "detection", "segmentation"]
 

@@ -251,7 +251,12 @@ def test_every_truncation_is_refused(
     refused(folder)
 
 
-@given(content=st.binary(min_size=1, max_size=200))
+# Hypothesis also tries constants that it finds in the product, and this one has an error of its own.
+@given(
+    content=st.binary(min_size=1, max_size=200).filter(
+        lambda it: not it.startswith(b"version https://git-lfs")
+    )
+)
 def test_noise_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = save(tmp_path_factory.mktemp("m"), suffix=".pdmodel", parameters=content)
     refused(path, "inference.pdiparams is not a Paddle parameter file: no tensor at byte 0")

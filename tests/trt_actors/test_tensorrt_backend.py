@@ -21,6 +21,7 @@ from trtfleet.trt_actors.building.flavour import Flavour, find_flavour
 from trtfleet.trt_actors.building.network_build import BuiltNetwork, build_network
 from trtfleet.trt_actors.building.options import BuildOptions
 from trtfleet.trt_actors.cuda_backend import whole_on_cuda
+from trtfleet.trt_actors.engine_facts import engine_facts
 from trtfleet.trt_actors.graph import prepare
 from trtfleet.trt_actors.model import load_model
 from trtfleet.trt_actors.onnxruntime_engine import OnnxRuntimeEngine
@@ -177,8 +178,21 @@ def test_a_mixed_network_runs_both_kinds_of_segments(tmp_path: Path, builds: Bui
     network = prepare(load_model(tmp_path / "mixed.onnx"))
     engine, device = opened(network, settings_for(tmp_path, exclude_ops=("Sin",)), builds)
     np.testing.assert_allclose(run(engine, 5)["v6"], run(reference(network), 5)["v6"], rtol=1e-5)
+    facts = engine_facts(engine)
+    assert [(s.name, s.kind, s.nodes) for s in facts.segments] == [
+        ("tensorrt-0", "tensorrt", 3),
+        ("native-1", "native", 1),
+        ("tensorrt-2", "tensorrt", 3),
+    ]
+    assert (facts.origin, facts.segments_total, len(facts.runtimes)) == ("built", 3, 2)
+    ((reason, count),) = facts.native
+    assert (count, "excluded" in reason) == (1, True)
     engine.close()
     assert device.used_bytes == 0
+    again, _ = opened(network, settings_for(tmp_path, exclude_ops=("Sin",)), builds)
+    assert replace(engine_facts(again), origin="built") == facts
+    assert engine_facts(again).origin == "found"
+    again.close()
 
 
 def test_rows_end_up_in_parts(

@@ -230,6 +230,29 @@ def fresh_again(tmp_path: Path, name: str) -> Output:
     return found
 
 
+def test_each_class_of_devices_has_a_size_of_its_own(tmp_path: Path) -> None:
+    output = fresh(tmp_path, "out")
+    small = agree_batch_size(TimedEngine(call_s=0.002, most_rows=8), output, None, None, "NVIDIA L4 (8.9)")
+    large = agree_batch_size(TimedEngine(call_s=0.002), output, None, None, "NVIDIA H100 (9.0)")
+    assert small.rows <= 8 < large.rows
+    for device, agreed in (("NVIDIA L4 (8.9)", small), ("NVIDIA H100 (9.0)", large)):
+        engine = TimedEngine()
+        assert agree_batch_size(engine, output, None, None, device) == agreed
+        assert engine.sizes == []
+
+
+def test_an_output_that_began_with_one_size_for_all_devices_goes_on_with_it(tmp_path: Path) -> None:
+    output = fresh(tmp_path, "out")
+    output.agree("batch", lambda: {"batch_size": 48, "origin": "measured"})
+    engine = TimedEngine()
+    assert agree_batch_size(engine, output, None, None, "NVIDIA L4 (8.9)").rows == 48
+    assert agree_batch_size(engine, output, None).rows == 48
+    assert engine.sizes == []
+    mixed = fresh(tmp_path, "mixed")
+    on_cpu = agree_batch_size(TimedEngine(call_s=0.002, most_rows=8), mixed, None)
+    assert agree_batch_size(TimedEngine(call_s=0.002), mixed, None, None, "NVIDIA L4 (8.9)") != on_cpu
+
+
 def test_a_size_that_the_engine_does_not_take_is_measured_anew(tmp_path: Path) -> None:
     memory = BatchMemory(IDENTITY, str(tmp_path / "cache"))
     memory.keep(512, 1.0)

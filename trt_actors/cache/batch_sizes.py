@@ -11,12 +11,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .identity import Identity
+from .identity import Identity, canonical
 from .objects import BATCHES, Objects
+from .signing import CacheKey
 
 __all__ = ["BatchSize", "KeptBatchSizes", "find_batch_size", "forget_batch_sizes", "keep_batch_size"]
 
 _FORMAT = 1
+_SIGNED = "batch size"
+_MOST_ROWS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class BatchSize:
     host: str = field(default_factory=socket.gethostname)
 
     def __post_init__(self) -> None:
-        if type(self.rows) is not int or self.rows < 1:
+        if type(self.rows) is not int or not 1 <= self.rows <= _MOST_ROWS:
             raise ValueError(f"{self.rows!r} is no batch size")
 
     @property
@@ -56,16 +59,25 @@ class BatchSize:
             "host": self.host,
         }
 
-    def encode(self) -> bytes:
-        """The record as UTF-8 JSON."""
-        return json.dumps({"format": _FORMAT, **self.as_json()}, indent=1).encode()
+    def encode(self, key: CacheKey | None = None) -> bytes:
+        """The record as UTF-8 JSON, with a signature where there is a key."""
+        values = self.as_json()
+        signed = {} if key is None else {"hmac": key.sign(_SIGNED, canonical(values))}
+        return json.dumps({"format": _FORMAT, **signed, **values}, indent=1).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> Self | None:
-        """Reads a record; None when it is damaged or of another format, which counts as no record."""
+    def decode(cls, data: bytes, key: CacheKey | None = None) -> Self | None:
+        """Reads a record.
+
+        Returns:
+            None, which counts as no record, when it is damaged, of another format or not signed with the key.
+        """
         try:
             values = json.loads(data)
             if values.pop("format") != _FORMAT:
+                return None
+            signature = values.pop("hmac", None)
+            if key is not None and not key.accepts(_SIGNED, canonical(values), signature):
                 return None
             return cls(
                 identity=Identity.from_json(values["identity"]),
@@ -74,7 +86,7 @@ class BatchSize:
                 created_s=float(values["created_s"]),
                 host=str(values["host"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return None
 
 
@@ -102,7 +114,7 @@ class KeptBatchSizes:
         for path in objects.paths(BATCHES):
             key = path.removeprefix(f"{BATCHES}/").removesuffix(".json")
             data = objects.get(path)
-            size = None if data is None else BatchSize.decode(data)
+            size = None if data is None else BatchSize.decode(data, objects.key)
             if size is not None and size.key == key:
                 found.append(size)
             elif data is not None:
@@ -124,7 +136,7 @@ def find_batch_size(objects: Objects, identity: Identity) -> BatchSize | None:
         CacheError: The cache cannot be read.
     """
     data = objects.get(_path(identity.key))
-    found = None if data is None else BatchSize.decode(data)
+    found = None if data is None else BatchSize.decode(data, objects.key)
     return found if found is not None and not identity.differences(found.identity) else None
 
 
@@ -134,7 +146,7 @@ def keep_batch_size(objects: Objects, size: BatchSize) -> None:
     Raises:
         CacheError: The cache cannot be written.
     """
-    objects.put(_path(size.key), size.encode())
+    objects.put(_path(size.key), size.encode(objects.key))
 
 
 def forget_batch_sizes(objects: Objects, *keys: str) -> None:

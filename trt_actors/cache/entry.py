@@ -13,13 +13,17 @@ from typing import Any, Self
 
 from ...errors import CacheError
 from .identity import Identity, canonical
+from .signing import CacheKey
 
 __all__ = ["FORMAT", "Entry", "StoredFile", "is_newer"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the manifest; one of a higher version is refused."""
 
+_UNSIGNED_FORMAT = 1
+_SIGNED = "engine"
 _SHA256 = re.compile("[0-9a-f]{64}")
+_LATEST_S = 253402300800.0
 
 
 def _removal(key: str) -> str:
@@ -143,26 +147,41 @@ class Entry:
             "extra": dict(self.extra),
         }
 
-    def encode(self) -> bytes:
-        """The manifest as UTF-8 JSON with a digest of itself."""
+    def encode(self, key: CacheKey | None = None) -> bytes:
+        """The manifest as UTF-8 JSON with a digest of itself, and with a signature where there is a key."""
         values = self.as_json()
         digest = hashlib.sha256(canonical(values)).hexdigest()
-        return json.dumps({"format": FORMAT, "sha256": digest, **values}, indent=1).encode()
+        head: dict[str, Any] = {"format": _UNSIGNED_FORMAT, "sha256": digest}
+        if key is not None:
+            head = {"format": FORMAT, "sha256": digest, "hmac": key.sign(_SIGNED, canonical(values))}
+        return json.dumps({**head, **values}, indent=1).encode()
 
     @classmethod
-    def decode(cls, data: bytes, where: str) -> Self:
+    def decode(cls, data: bytes, where: str, key: CacheKey | None = None) -> Self:
         """Reads a manifest.
 
+        Args:
+            data: From anywhere.
+            where: It was found, for messages.
+            key: Must have signed it; None takes it signed or not.
+
         Raises:
-            CacheError: It is damaged, or a later version of trtfleet wrote it.
+            CacheError: It is damaged, not signed with the key, or a later version of trtfleet wrote it.
         """
         hint = "remove it with `trtfleet cache prune --damaged`; the next job builds the engine anew"
         try:
             values = json.loads(data)
             version = values.pop("format")
-            if version == FORMAT:
+            if type(version) is int and version in (_UNSIGNED_FORMAT, FORMAT):
+                signature = values.pop("hmac") if version == FORMAT else None
+                content = canonical({name: value for name, value in values.items() if name != "sha256"})
+                if key is not None and not key.accepts(_SIGNED, content, signature):
+                    raise _unsigned(where, key, has_one=version == FORMAT)
                 return cls._of(values)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (
+            *(ValueError, TypeError, KeyError, AttributeError),
+            *(RecursionError, OverflowError),
+        ) as error:
             raise CacheError(f"{where} is damaged: {' '.join(str(error).split())[:200]}", hint) from error
         if not _is_later(version):
             raise CacheError(f"{where} is damaged: it has the format {version!r}", hint)
@@ -178,7 +197,25 @@ class Entry:
             raise ValueError("its content does not have the SHA-256 that it says")
         files = {name: StoredFile(**stored) for name, stored in values.pop("files").items()}
         identity = Identity.from_json(values.pop("identity"))
+        _check_kinds(values)
         return cls(identity=identity, files=files, **values)
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    for name in ("created_s", "build_s"):
+        if type(values[name]) not in (int, float) or not 0 <= values[name] < _LATEST_S:
+            raise ValueError(f"{name} cannot be {values[name]!r}"[:80])
+    for name, kind in (("host", str), ("extra", dict)):
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{name} cannot be {type(values[name]).__name__}")
+
+
+def _unsigned(where: str, key: CacheKey, *, has_one: bool) -> CacheError:
+    wrong = "was changed, or signed with another key" if has_one else "is not signed"
+    return CacheError(
+        f"{where} {wrong}: only engines signed with key {key.id} are taken",
+        "remove it with `trtfleet cache prune --damaged` where that key is set; the next job builds it anew",
+    )
 
 
 def _is_later(version: Any) -> bool:

@@ -64,7 +64,7 @@ class LeaseRecord:
                 released=bool(values["released"]),
                 renewed_s=float(values["renewed_s"]),
             )
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None
 
 

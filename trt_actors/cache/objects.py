@@ -15,12 +15,16 @@ from collections.abc import Iterable, Iterator
 
 from ...datasets.storage import Storage, foreign_errors
 from ...errors import CacheError
+from .signing import cache_key
+from .trust import refuse_open_folder
 
 __all__ = ["BATCHES", "BLOBS", "ENTRIES", "LEASES", "PENDING", "Objects", "blob_path", "manifest_path"]
 
 BLOBS, ENTRIES, PENDING, LEASES, BATCHES = "blobs", "entries", "pending", "leases", "batches"
 
 _CHUNK_BYTES = 16 << 20
+_MOST_RECORD_BYTES = 80 << 20
+_WATCHED = (BLOBS, ENTRIES, BATCHES, "calibration")
 
 
 def blob_path(sha256: str) -> str:
@@ -36,26 +40,36 @@ def manifest_path(key: str) -> str:
 class Objects:
     """Reads and writes objects by their path below the cache; every method raises CacheError when it cannot.
 
+    A local cache that strangers can write to is refused at the first access.
+
     Args:
         url: A directory or ``s3://bucket/prefix``.
 
+    Attributes:
+        url: The same, as it is shown.
+        local_root: The directory of a local cache, else None.
+        key: Signs and checks what is published; None without ``TRTFLEET_CACHE_KEY``.
+
     Raises:
         UsageError: The URL is malformed.
+        CacheError: There is a key for signatures that cannot be used.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self._storage = Storage(url)
         self.url = self._storage.url
         self.local_root = self._storage.root if self._storage.is_local else None
+        self.key = cache_key()
+        self._is_safe = self.local_root is None
 
     def describe(self, path: str) -> str:
         """An object's full name, for messages; on disk its path."""
         return self._storage.describe(path)
 
     def get(self, path: str) -> bytes | None:
-        """A small object, or None."""
+        """A small object, or None; one of more than 80 MiB is refused unread."""
         with self._errors("read"):
-            return self._storage.get(path)
+            return self._storage.get(path, most_bytes=_MOST_RECORD_BYTES)
 
     def paths(self, folder: str) -> list[str]:
         """The paths of all objects below a folder, sorted."""
@@ -107,7 +121,7 @@ class Objects:
         """
         with self._errors("written"):
             is_new = self._storage.head(path) is None
-            if is_new or self._storage.get(path) != data:
+            if is_new or self._storage.get(path, most_bytes=None) != data:
                 # Put-if-absent sends any size in one request, which servers limit and slow lines time out.
                 self._storage.put(path, data)
         return is_new
@@ -122,6 +136,10 @@ class Objects:
             os.makedirs(self.local_root, mode=0o700, exist_ok=True)
 
     def _errors(self, what: str) -> contextlib.AbstractContextManager[None]:
+        if self.local_root is not None and not self._is_safe:
+            refuse_open_folder(self.local_root, _WATCHED)
+            # What is not there yet will be made by somebody else, perhaps.
+            self._is_safe = os.path.isdir(self.local_root)
         return foreign_errors(
             CacheError,
             f"the engine cache {self.url} cannot be {what}",

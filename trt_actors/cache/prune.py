@@ -153,7 +153,7 @@ def _pending(objects: Objects, oldest_s: float) -> tuple[set[str], list[str]]:
         try:
             note = json.loads(data)
             created_s, blobs = float(note["created_s"]), set(map(str, note["blobs"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             raise CacheError(f"{objects.describe(path)} is damaged: {error}", "delete that file") from error
         if created_s < oldest_s:
             dead.append(path)

@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from ...errors import CacheError
 from .entry import Entry, StoredFile, is_newer
 from .identity import Identity, canonical, in_words
 from .location import default_cache_url
-from .objects import ENTRIES, PENDING, Objects, blob_path, manifest_path
+from .objects import BLOBS, ENTRIES, PENDING, Objects, blob_path, manifest_path
 
 __all__ = ["Contents", "EngineCache", "Unreadable"]
 
@@ -91,7 +91,7 @@ class EngineCache:
         if data is None:
             return None
         name = self.objects.describe(path)
-        entry = Entry.decode(data, name)
+        entry = Entry.decode(data, name, self.objects.key)
         if wrong := identity.differences(entry.identity):
             raise CacheError(
                 f"{name} is the manifest of another engine: {in_words(wrong)}",
@@ -139,10 +139,9 @@ class EngineCache:
         blobs = {stored[name].sha256: data for name, data in files.items()}
         with self._spared(blobs):
             old = [sha256 for sha256, data in blobs.items() if not self._put_blob(sha256, data)]
-            is_ours = self.objects.put_new(manifest_path(entry.key), entry.encode())
-            # Blobs that were there already may have been swept as nobody's before the manifest named them.
-            for sha256 in old if is_ours else ():
-                self._put_blob(sha256, blobs[sha256])
+            is_ours = self.objects.put_new(manifest_path(entry.key), entry.encode(self.objects.key))
+            if is_ours:
+                self._heal(blobs, old)
         standing = None if is_ours else self.find(identity)
         return standing or entry
 
@@ -214,7 +213,7 @@ class EngineCache:
             return None
         name = self.objects.describe(path)
         try:
-            entry = Entry.decode(data, name)
+            entry = Entry.decode(data, name, self.objects.key)
         except CacheError as error:
             return Unreadable(key=key, why=error.fact, is_newer=is_newer(data))
         if entry.key != key:
@@ -226,6 +225,17 @@ class EngineCache:
 
     def _put_blob(self, sha256: str, data: bytes) -> bool:
         return self.objects.put_content(blob_path(sha256), data)
+
+    def _heal(self, blobs: Mapping[str, bytes], old: Collection[str]) -> None:
+        """Stores blobs again that were swept as nobody's before the manifest named them.
+
+        Those that were there before may have been, and any if this machine's clock is so wrong that a prune
+        elsewhere took the publication for one that died long ago.
+        """
+        standing = self.objects.sizes(BLOBS)
+        for sha256, data in blobs.items():
+            if sha256 in old or blob_path(sha256) not in standing:
+                self._put_blob(sha256, data)
 
     def _blob(self, entry: Entry, name: str) -> Iterator[bytes]:
         path = blob_path(entry.file(name).sha256)

@@ -1,6 +1,7 @@
 """Calibration tables beside the engine cache, found by the model they are of.
 
-CACHE/calibration/<model digest>/000001.json    tables in the order they were stored
+CACHE/calibration/<model digest>/000001.json               tables in the order they were stored
+CACHE/calibration/<model digest>/signed/<sha256>.hmac      signatures of tables, where a key is set
 
 A number is created with put-if-absent, so that tables stored at once get one each, and which one is the
 newest needs nobody's clock.
@@ -8,6 +9,7 @@ newest needs nobody's clock.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +26,7 @@ TABLES = "calibration"
 """The folder below the cache."""
 
 _NAME = re.compile(r"(\d{6,18})\.json")
+_SIGNED = "calibration table"
 
 
 class TableStore:
@@ -63,6 +66,9 @@ class TableStore:
             CacheError: The cache cannot be written.
         """
         data = table.encode()
+        if self._objects.key is not None:
+            signature = self._objects.key.sign(_SIGNED, data)
+            self._objects.put(_signature_path(table.model, data), signature.encode())
         numbers = self._numbers(table.model)
         if numbers and self._objects.get(self._path(table.model, numbers[-1])) == data:
             return self._describe(table.model, numbers[-1])
@@ -85,7 +91,8 @@ class TableStore:
             Its URL and the table, or None.
 
         Raises:
-            CalibrationError: A table that would have to be looked at is damaged or of another model.
+            CalibrationError: A table that would have to be looked at is damaged, of another model, or not
+                signed with the cache's key.
             CacheError: The cache cannot be read.
         """
         for number in reversed(self._numbers(model_digest)):
@@ -100,7 +107,7 @@ class TableStore:
         """Every table of a model with its URL, the one stored last first.
 
         Raises:
-            CalibrationError: One is damaged or of another model.
+            CalibrationError: One is damaged, of another model, or not signed with the cache's key.
             CacheError: The cache cannot be read.
         """
         read = (self._read(model_digest, number) for number in reversed(self._numbers(model_digest)))
@@ -111,6 +118,7 @@ class TableStore:
         if data is None:
             return None
         url = self._describe(model_digest, number)
+        self._check_signature(model_digest, data, url)
         table = CalibrationTable.decode(data, url)
         if table.model != model_digest:
             raise CalibrationError(
@@ -118,6 +126,17 @@ class TableStore:
                 "remove that file",
             )
         return url, table
+
+    def _check_signature(self, model_digest: str, data: bytes, url: str) -> None:
+        key = self._objects.key
+        if key is None:
+            return
+        signature = self._objects.get(_signature_path(model_digest, data)) or b""
+        if not key.accepts(_SIGNED, data, signature.decode(errors="replace")):
+            raise CalibrationError(
+                f"{url} is not signed with key {key.id}",
+                "remove that file and calibrate again, or name the table with --table if you trust it",
+            )
 
     def _numbers(self, model_digest: str) -> list[int]:
         folder = f"{TABLES}/{model_digest}"
@@ -129,3 +148,7 @@ class TableStore:
 
     def _describe(self, model_digest: str, number: int) -> str:
         return self._objects.describe(self._path(model_digest, number))
+
+
+def _signature_path(model_digest: str, data: bytes) -> str:
+    return f"{TABLES}/{model_digest}/signed/{hashlib.sha256(data).hexdigest()}.hmac"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from ...datasets.signature import TensorSpec
@@ -38,6 +38,11 @@ class SegmentedEngine:
         flavour: Whose plans they are; needed with a device when there is a TensorRT segment.
         device: Where to execute, not open yet; None for host memory. The engine opens and closes it.
         threads: CPU threads of one operator.
+        facts: What the program's maker wrote down of it, for reports.
+
+    Attributes:
+        kinds: The runtime of each segment, in order.
+        facts: As given.
 
     Raises:
         ModelError: The segments do not fit each other.
@@ -53,6 +58,7 @@ class SegmentedEngine:
         flavour: Flavour | None = None,
         device: Device | None = None,
         threads: int = 1,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         names = [spec.name for spec in outputs]
         segments = program.segments
@@ -69,6 +75,8 @@ class SegmentedEngine:
         self._lane: _Lane | None = None
         self._told: _Told | None = None
         self.backend = _backend(device, flavour if uses_tensorrt else None)
+        self.kinds: Sequence[str] = tuple(segment.kind for segment in segments)
+        self.facts: Mapping[str, Any] = facts or {}
         self.inputs = inputs
         self.outputs = outputs
         self.depth = 1 if device is None else _DEPTH

@@ -60,7 +60,7 @@ def test_a_later_format_is_refused_in_words() -> None:
     data = json.dumps({"format": FORMAT + 1, "anything": []}).encode()
     with pytest.raises(CacheError) as raised:
         Entry.decode(data, "there")
-    assert raised.value.fact == "there has format 2, this trtfleet reads format 1"
+    assert raised.value.fact == "there has format 3, this trtfleet reads format 2"
     assert "upgrade trtfleet" in raised.value.hint
     assert is_newer(data)
 
