@@ -21,7 +21,7 @@ from .compare_int8 import Int8
 from .compare_plan import ComparePlan
 from .compare_spec import DEFAULT_MAX_DROP
 from .progress import Reporter
-from .sample_run import room_of
+from .room import room_of
 
 __all__ = ["TrialPool", "suggest_exclusion"]
 
@@ -42,7 +42,7 @@ def suggest_exclusion(plan: ComparePlan, int8: Int8, session: Session, shown: Re
     Raises:
         TrtfleetError: A network cannot be run, or no actor is left.
     """
-    room = room_of(plan, session, shown)
+    room = room_of(plan.options, session, shown)
     batches = -(-len(plan.rows) // plan.batch_size)
     # As many units as actors: each goes on with the rows that it remembers.
     unit_batches = -(-batches // min(room.actors, batches))

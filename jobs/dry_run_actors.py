@@ -8,11 +8,10 @@ from ..cluster.planning import ThisMachine
 from ..cluster.session import Session
 from .dry_run import Actors
 from .network import Fitted
-from .progress import Reporter, Silent
-from .room import Room, find_room
-from .sample_books import ActorOptions
+from .progress import Silent
+from .room import Room
 
-__all__ = ["Notes", "actors_of", "columns_of", "planned_room"]
+__all__ = ["Notes", "actors_of", "columns_of"]
 
 _LONGEST_TYPE = 60
 
@@ -26,22 +25,6 @@ class Notes(Silent):
     def say(self, text: str) -> None:
         """Keeps the line."""
         self.said.append(text)
-
-
-def planned_room(options: ActorOptions, session: Session, shown: Reporter) -> Room:
-    """The actors of a job.
-
-    Raises:
-        TrtfleetError: There is no room for any.
-    """
-    return find_room(
-        session,
-        shown,
-        backend=options.backend,
-        actors=options.actors,
-        cpus_per_actor=options.cpus_per_actor,
-        gpus_per_actor=options.gpus_per_actor,
-    )
 
 
 def actors_of(room: Room, session: Session) -> Actors:

@@ -12,9 +12,10 @@ from ..trt_actors.task import FeedTask
 from .calibrate_plan import CalibratePlan, make_calibrate_plan
 from .calibrate_spec import CalibrateSpec
 from .dry_run import DryRun, Pieces, State, Target
-from .dry_run_actors import Notes, actors_of, columns_of, planned_room
+from .dry_run_actors import Notes, actors_of, columns_of
 from .expected_machines import Machines, expected_machines
 from .expected_memory import ExpectedMemory, activation_bytes, read_ahead, row_bytes
+from .room import room_of
 from .sample_run import UNITS_IN_FLIGHT, unit_batches_of
 from .value_text import counted
 
@@ -32,7 +33,7 @@ def dry_run_calibrate(spec: CalibrateSpec) -> DryRun:
     plan = make_calibrate_plan(spec)
     notes = Notes()
     with look_only(spec.address, len(gpus())) as session:
-        room = planned_room(spec, session, notes)
+        room = room_of(spec, session, notes)
         inquiry = Inquiry(backend=spec.backend, has_gpu=room.resources.gpus > 0, counts=True)
         machines = expected_machines(session, room, inquiry)
         actors = actors_of(room, session)

@@ -20,13 +20,13 @@ from ..trt_actors.tuning import agreed_batch_size, most_measured
 from .advice import advise
 from .calibrate_spec import CalibrateSpec
 from .dry_run import DryRun, Pieces, State, Target
-from .dry_run_actors import Notes, actors_of, columns_of, planned_room
+from .dry_run_actors import Notes, actors_of, columns_of
 from .dry_run_calibrate import dry_run_calibrate
 from .expected_machines import Machines, expected_machines
 from .expected_memory import ExpectedMemory, read_ahead, row_bytes
 from .parity_gate import SAMPLED_ROWS
 from .plan import Plan, make_plan
-from .room import Room
+from .room import Room, room_of
 from .score_output import begun, most_shard_bytes, resolve
 from .spec import ScoreSpec
 from .task import SHARDS_IN_FLIGHT, engine_settings
@@ -57,7 +57,7 @@ def dry_run_score(spec: ScoreSpec) -> DryRun:
     notes = Notes()
     existing = begun(plan) if first is None else None
     with look_only(spec.address, len(gpus())) as session:
-        room = planned_room(spec, session, notes)
+        room = room_of(spec, session, notes)
         is_known = first is None
         machines = expected_machines(
             session,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..cluster.room_watch import RoomWatch
 from ..cluster.session import Resources, Session
@@ -10,7 +11,7 @@ from ..errors import BackendError
 from ..trt_actors.backends import wants_gpu
 from .progress import Reporter
 
-__all__ = ["Room", "find_room"]
+__all__ = ["ActorOptions", "Room", "find_room", "room_of"]
 
 _AUTOSCALER_S = 600.0
 _COME_BACK_S = 600.0
@@ -49,6 +50,46 @@ class Room:
             inventory=lambda: session.inventory,
             say=shown.say,
         )
+
+
+class ActorOptions(Protocol):
+    """What a user may say about the actors of a job; see ``CalibrateSpec``."""
+
+    @property
+    def address(self) -> str | None:
+        """Ray cluster."""
+
+    @property
+    def backend(self) -> str:
+        """``auto`` or one backend's name."""
+
+    @property
+    def actors(self) -> int | None:
+        """How many; None for as many as fit."""
+
+    @property
+    def cpus_per_actor(self) -> float | None:
+        """CPUs of each."""
+
+    @property
+    def gpus_per_actor(self) -> float:
+        """GPUs of each on a backend that uses them."""
+
+
+def room_of(options: ActorOptions, session: Session, shown: Reporter) -> Room:
+    """The actors of a job on a cluster.
+
+    Raises:
+        TrtfleetError: There is no room for any.
+    """
+    return find_room(
+        session,
+        shown,
+        backend=options.backend,
+        actors=options.actors,
+        cpus_per_actor=options.cpus_per_actor,
+        gpus_per_actor=options.gpus_per_actor,
+    )
 
 
 def find_room(

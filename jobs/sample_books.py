@@ -22,34 +22,11 @@ from ..datasets.storage import Storage, foreign_errors
 from ..errors import BackendError, BadRowsError, CacheError, OutputError
 from ..trt_actors.calibration.task import CalibratorInfo, UnitReceipt
 from .progress import Reporter, Snapshot
+from .room import ActorOptions
 
-__all__ = ["ActorOptions", "Outcome", "SampleBooks", "SamplePlan"]
+__all__ = ["Outcome", "SampleBooks", "SamplePlan"]
 
 _REASONS_KEPT = 100
-
-
-class ActorOptions(Protocol):
-    """What a user may say about the actors of such a job; see ``CalibrateSpec``."""
-
-    @property
-    def address(self) -> str | None:
-        """Ray cluster."""
-
-    @property
-    def backend(self) -> str:
-        """``auto`` or one backend's name."""
-
-    @property
-    def actors(self) -> int | None:
-        """How many; None for as many as fit."""
-
-    @property
-    def cpus_per_actor(self) -> float | None:
-        """CPUs of each."""
-
-    @property
-    def gpus_per_actor(self) -> float:
-        """GPUs of each on a backend that uses them."""
 
 
 class SamplePlan(Protocol):

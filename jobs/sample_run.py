@@ -16,10 +16,10 @@ from ..datasets.records import JobRecord
 from ..datasets.sampling import suggest_unit_batches
 from ..datasets.storage import Storage
 from .progress import Reporter
-from .room import Room, find_room
+from .room import Room, room_of
 from .sample_books import SampleBooks, SamplePlan
 
-__all__ = ["UNITS_IN_FLIGHT", "forget", "room_of", "run_sample", "unit_batches_of"]
+__all__ = ["UNITS_IN_FLIGHT", "forget", "run_sample", "unit_batches_of"]
 
 UNITS_IN_FLIGHT = 2
 """Units that an actor holds at once."""
@@ -53,27 +53,10 @@ def run_sample(plan: SamplePlan, shown: Reporter, *, actor: Any, method: str) ->
         if books.is_complete:
             return books
     with connect(plan.options.address) as session:
-        room = room_of(plan, session, shown)
+        room = room_of(plan.options, session, shown)
         books = SampleBooks(plan, existing or _create(plan, room.actors), shown)
         _run(plan, books, room, session, shown, actor, method)
     return books
-
-
-def room_of(plan: SamplePlan, session: Session, shown: Reporter) -> Room:
-    """The actors of the job on this cluster.
-
-    Raises:
-        TrtfleetError: There is no room for any.
-    """
-    options = plan.options
-    return find_room(
-        session,
-        shown,
-        backend=options.backend,
-        actors=options.actors,
-        cpus_per_actor=options.cpus_per_actor,
-        gpus_per_actor=options.gpus_per_actor,
-    )
 
 
 def unit_batches_of(plan: SamplePlan, actors: int) -> int:

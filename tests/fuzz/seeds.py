@@ -23,7 +23,7 @@ from trtfleet.trt_actors.calibration.tensor_range import TensorRange
 from trtfleet.trt_actors.calibration.thresholds import scale_of
 from trtfleet.trt_actors.runtime.program import NetworkProgram, SegmentProgram
 
-__all__ = ["seeds_of"]
+__all__ = ["seeds_of", "small_table"]
 
 _IDENTITY = Identity(
     model="a" * 64,
@@ -107,7 +107,8 @@ def _onnx() -> list[bytes]:
     ]
 
 
-def _table() -> bytes:
+def small_table() -> CalibrationTable:
+    """A calibration table of one tensor."""
     values = TensorRange(
         threshold=1.0,
         scale=scale_of(1.0),
@@ -127,7 +128,7 @@ def _table() -> bytes:
         seed=0,
         batch_size=2,
         tensors={"x": values},
-    ).encode()
+    )
 
 
 def _program() -> bytes:
@@ -169,7 +170,7 @@ def seeds_of(target: str) -> list[bytes]:
         "batch_size": lambda: [BatchSize(identity=_IDENTITY, rows=8, **made).encode()],
         "lease": lambda: [LeaseRecord(owner="me", counter=1, released=False, renewed_s=1.0).encode()],
         "pending": lambda: [b'{"blobs":["a"],"created_s":1.5}'],
-        "table": lambda: [_table()],
+        "table": lambda: [small_table().encode()],
         "statistics": list,
         "program": lambda: [_program()],
         "job": lambda: [

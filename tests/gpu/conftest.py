@@ -46,3 +46,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps what tests measure and build out of the user's engine cache."""
     monkeypatch.setenv("TRTFLEET_CACHE", str(tmp_path / "engines"))
+
+
+@pytest.fixture
+def ray_gpu(ray_session: None) -> None:
+    """A running Ray that has a GPU to give."""
+    import ray
+
+    if not ray.cluster_resources().get("GPU"):
+        pytest.skip("Ray sees no GPU on this machine")

@@ -13,16 +13,8 @@ from trtfleet.trt_actors.runtime.libcuda import gpus
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.gpu("onnxruntime", "pycuda"),
-    pytest.mark.usefixtures("ray_session"),
+    pytest.mark.usefixtures("ray_gpu"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _needs_gpu(ray_session: None) -> None:
-    import ray
-
-    if not ray.cluster_resources().get("GPU"):
-        pytest.skip("Ray sees no GPU on this machine")
 
 
 def test_the_run_is_as_it_was_told(digits: tuple[Path, Path], tmp_path: Path) -> None:

@@ -11,16 +11,8 @@ import trtfleet
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.gpu("onnxruntime", "pycuda"),
-    pytest.mark.usefixtures("ray_session"),
+    pytest.mark.usefixtures("ray_gpu"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _needs_gpu(ray_session: None) -> None:
-    import ray
-
-    if not ray.cluster_resources().get("GPU"):
-        pytest.skip("Ray sees no GPU on this machine")
 
 
 def test_calibrated_and_scored_on_cuda_int8_agrees_with_the_cpu(

@@ -11,16 +11,8 @@ import trtfleet
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.gpu("onnxruntime"),
-    pytest.mark.usefixtures("ray_session"),
+    pytest.mark.usefixtures("ray_gpu"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _needs_gpu(ray_session: None) -> None:
-    import ray
-
-    if not ray.cluster_resources().get("GPU"):
-        pytest.skip("Ray sees no GPU on this machine")
 
 
 def test_auto_takes_cuda_and_agrees_with_the_cpu(digits: tuple[Path, Path], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from trtfleet.trt_actors.trial.nvml import load_nvml
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.gpu("onnxruntime", "pycuda"),
-    pytest.mark.usefixtures("ray_session"),
+    pytest.mark.usefixtures("ray_gpu"),
 ]
 
 QUICK = {"repeats": 1, "runs": 20, "seconds": 0.3, "warm_up_s": 3.0, "backends": "onnxruntime-cuda"}
@@ -42,14 +42,6 @@ import torch
 def make():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.ReLU())
 """
-
-
-@pytest.fixture(autouse=True)
-def _needs_gpu(ray_session: None) -> None:
-    import ray
-
-    if not ray.cluster_resources().get("GPU"):
-        pytest.skip("Ray sees no GPU on this machine")
 
 
 def sweep(model: Path, out: Path, **options: Any) -> SweepSummary:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from trtfleet.errors import CacheError, CalibrationError
+from trtfleet.tests.fuzz.seeds import small_table
 from trtfleet.trt_actors.building.options import BuildOptions
 from trtfleet.trt_actors.cache.batch_sizes import BatchSize, find_batch_size, keep_batch_size
 from trtfleet.trt_actors.cache.entry import Entry
@@ -23,8 +24,6 @@ from trtfleet.trt_actors.cache.signing import KEY, KEY_FILE, CacheKey, cache_key
 from trtfleet.trt_actors.cache.store import EngineCache
 from trtfleet.trt_actors.calibration.table import CalibrationTable
 from trtfleet.trt_actors.calibration.table_store import TableStore
-from trtfleet.trt_actors.calibration.tensor_range import TensorRange
-from trtfleet.trt_actors.calibration.thresholds import scale_of
 from trtfleet.trt_actors.task import TensorRTSettings
 
 SECRET = "a-secret-that-nobody-may-ever-see"
@@ -199,26 +198,7 @@ def test_a_batch_size_that_is_not_signed_counts_as_none(tmp_path: Path, identity
 @pytest.fixture
 def table() -> CalibrationTable:
     """Of one tensor."""
-    values = TensorRange(
-        threshold=1.0,
-        scale=scale_of(1.0),
-        minimum=-1.0,
-        maximum=1.0,
-        count=10,
-        zeros=0,
-        clipped=0.0,
-        histogram=(),
-        bin_width=0.0,
-    )
-    return CalibrationTable(
-        model="b" * 64,
-        model_name="m.onnx",
-        method="minmax",
-        samples=10,
-        seed=0,
-        batch_size=2,
-        tensors={"x": values},
-    )
+    return small_table()
 
 
 def test_a_calibration_table_that_is_not_signed_is_refused(
