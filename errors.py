@@ -7,9 +7,12 @@
     │   └── EmptyDatasetError      5   there is no row to score
     ├── MismatchError              6   model inputs and dataset columns do not fit
     ├── OutputError                7   the output location cannot be written or read
-    │   └── FingerprintError       8   the output belongs to a job with other options or data
+    │   ├── FingerprintError       8   the output belongs to a job with other options or data
+    │   └── RecordsGoneError       7   what a job wrote down was removed, as its end does, while it was needed
     ├── ClusterError               9   Ray cannot be reached, refuses us, or lacks the resources
-    │   └── ActorStartError       10   no actor could load the model
+    │   ├── ActorStartError       10   no actor could load the model
+    │   ├── ActorStuckError        9   an actor gave itself up: a batch took longer than --batch-timeout
+    │   └── ActorSpentError        9   an actor gave itself up: it grew beyond --memory-per-actor
     ├── BackendError              11   the backend asked for is not available here
     ├── HookError                 12   a user's hook cannot be imported or misbehaves
     ├── BadRowsError              13   more bad rows than --max-bad-rows allows
@@ -27,7 +30,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "ActorSpentError",
     "ActorStartError",
+    "ActorStuckError",
     "BackendError",
     "BadRowsError",
     "CacheError",
@@ -42,6 +47,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "ParityError",
+    "RecordsGoneError",
     "ShardFailedError",
     "TrtfleetError",
     "UsageError",
@@ -110,6 +116,10 @@ class FingerprintError(OutputError):
     exit_code = 8
 
 
+class RecordsGoneError(OutputError):
+    """What a job had written down is not there any more: another run of the same job ended and cleaned up."""
+
+
 class ClusterError(TrtfleetError):
     """Ray cannot be reached, refuses the connection, or lacks the resources."""
 
@@ -120,6 +130,14 @@ class ActorStartError(ClusterError):
     """No actor could load the model."""
 
     exit_code = 10
+
+
+class ActorStuckError(ClusterError):
+    """An actor gave itself up because a batch took longer than ``batch_timeout``."""
+
+
+class ActorSpentError(ClusterError):
+    """An actor gave itself up because it grew beyond ``memory_per_actor``."""
 
 
 class BackendError(TrtfleetError):

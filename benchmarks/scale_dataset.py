@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trtfleet.datasets.discovery import Format, SourceFile
-from trtfleet.datasets.shards import DEFAULT_SHARD_BYTES, Group
+from trtfleet.datasets.groups import Group, Groups
+from trtfleet.datasets.shards import DEFAULT_SHARD_BYTES
 
 __all__ = ["SHARDS_A_FILE", "dataset_of"]
 
@@ -11,7 +12,7 @@ SHARDS_A_FILE = 10
 _ROW_BYTES = 224 * 224 * 3
 
 
-def dataset_of(shards: int) -> list[tuple[SourceFile, tuple[Group, ...]]]:
+def dataset_of(shards: int) -> list[tuple[SourceFile, Groups]]:
     """Files that are cut into so many shards, with as many row groups or a little more.
 
     A shard is a row group in most files. In every fifth, two row groups are packed into a shard, and in
@@ -26,11 +27,11 @@ def dataset_of(shards: int) -> list[tuple[SourceFile, tuple[Group, ...]]]:
     return [_file(number) for number in range(files)]
 
 
-def _file(number: int) -> tuple[SourceFile, tuple[Group, ...]]:
+def _file(number: int) -> tuple[SourceFile, Groups]:
     split = {0: (2, 2 * SHARDS_A_FILE), 1: (0.5, SHARDS_A_FILE // 2)}
     per_shard, count = split.get(number % 5, (1, SHARDS_A_FILE))
     # Writers that go by bytes make row groups of slightly different lengths.
-    groups = tuple(
+    groups = Groups(
         Group(rows=size_bytes // _ROW_BYTES, size_bytes=size_bytes)
         for i in range(count)
         for size_bytes in [

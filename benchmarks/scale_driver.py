@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trtfleet.cluster.budgets import Limits
 from trtfleet.cluster.events import Action, ActorReady, Event, ShardDone
 from trtfleet.cluster.metrics import JobMetrics
 from trtfleet.cluster.scheduler import Scheduler
 from trtfleet.datasets.discovery import SourceFile, snapshot_digest
+from trtfleet.datasets.groups import Groups
 from trtfleet.datasets.records import CommitRecord, JobRecord, RunRecord
-from trtfleet.datasets.shards import Group, plan_shards, suggest_shard_bytes
+from trtfleet.datasets.shards import plan_shards, suggest_shard_bytes
 from trtfleet.jobs.account import Account
 from trtfleet.jobs.progress import Silent
 from trtfleet.trt_actors.task import ActorInfo, Receipt
 
 __all__ = ["Driver"]
 
-Files = Sequence[tuple[SourceFile, Sequence[Group]]]
+Files = Sequence[tuple[SourceFile, Groups]]
 
 
 class _NoOutput:
@@ -36,17 +37,20 @@ class _NoOutput:
 class Driver:
     """A job as `jobs.score` runs it, from the footers to the last commit.
 
-    `spent_s` sums up the wall time of all that is done here; a single thread does it without waiting.
+    `spent_s` sums up the CPU time of all that is done here. A single thread does it without waiting: on an
+    idle machine, no more time than that passes.
 
     Args:
         files: What the footers said.
         actors: How many to run.
-        committed: Commit records of an earlier run.
+        committed: Hands over the commit records of an earlier run, as reading them would.
     """
 
-    def __init__(self, files: Files, actors: int, committed: Mapping[str, CommitRecord]) -> None:
-        start_s = time.perf_counter()
-        total_bytes = sum(group.size_bytes for _, groups in files for group in groups if group.keep)
+    def __init__(
+        self, files: Files, actors: int, committed: Callable[[], Mapping[str, CommitRecord]] = dict
+    ) -> None:
+        start_cpu_s = time.thread_time()
+        total_bytes = sum(groups.size_bytes for _, groups in files)
         shard_bytes = suggest_shard_bytes(total_bytes, actors)
         job = JobRecord(
             fingerprint={"dataset": snapshot_digest(file for file, _ in files)},
@@ -55,29 +59,27 @@ class Driver:
             rows=0,
         )
         self.shards = plan_shards(files, shard_bytes)
-        self.planned_s = time.perf_counter() - start_s
+        self.planned_s = time.thread_time() - start_cpu_s
         self.account = Account(
             _NoOutput(job),  # type: ignore[arg-type]
             self.shards,
-            committed,
+            committed().values(),
             "simulated",
             Silent(),
             JobMetrics("simulated"),
         )
+        shards = self.account.shards
         self.scheduler = Scheduler(
-            [(shard.id, shard.rows) for shard in self.shards],
-            Limits(actors=actors),
-            {shard: (record.rows, record.bad_rows) for shard, record in committed.items()},
+            shards.weights, Limits(actors=actors), self.account.counts(), shards.places
         )
         self.account.watch(self.scheduler)
-        self.by_id = self.account.by_id
-        self.spent_s = time.perf_counter() - start_s
+        self.spent_s = time.thread_time() - start_cpu_s
 
     def start(self, at_s: float) -> list[Action]:
         """Begins the job."""
-        start_s = time.perf_counter()
+        start_cpu_s = time.thread_time()
         actions = self.scheduler.start(at_s)
-        self.spent_s += time.perf_counter() - start_s
+        self.spent_s += time.thread_time() - start_cpu_s
         return actions
 
     def tell(self, event: Event, result: ActorInfo | bytes | None) -> list[Action]:
@@ -87,7 +89,7 @@ class Driver:
             event: What has happened.
             result: What the call returned: for a shard a pickled `Receipt`.
         """
-        start_s = time.perf_counter()
+        start_cpu_s = time.thread_time()
         match event, result:
             case ActorReady(), ActorInfo():
                 self.account.actor_started(event.actor, result)
@@ -96,5 +98,5 @@ class Driver:
                 self.account.shard_done(event.actor, event.shard, receipt)
         actions = self.scheduler.handle(event)
         self.account.progress()
-        self.spent_s += time.perf_counter() - start_s
+        self.spent_s += time.thread_time() - start_cpu_s
         return actions

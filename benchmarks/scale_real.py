@@ -19,7 +19,7 @@ from trtfleet.datasets.footers import inspect
 from trtfleet.datasets.output import Output
 from trtfleet.datasets.records import JobRecord
 from trtfleet.datasets.storage import Storage
-from trtfleet.trt_actors.pipeline import PipelineStats
+from trtfleet.trt_actors.pipeline_stats import PipelineStats
 from trtfleet.trt_actors.stages import StageStats
 from trtfleet.trt_actors.task import ActorInfo, Receipt
 
@@ -54,13 +54,13 @@ def measure_calls(shards: int) -> dict[str, float]:
                 stages=StageStats(),
             )
 
-    driver = Driver(dataset_of(shards), 2, {})
+    driver = Driver(dataset_of(shards), 2)
     work = Work(
         actor=Answers,
         task=JobRecord(fingerprint={}, resolved={}, shards=shards, rows=0),
         resources=Resources(cpus=0.5, gpus=0),
         threads=4,
-        payload=lambda shard, attempt: (driver.by_id[shard], f"5f3a90c1-{attempt}"),
+        payload=lambda shard, attempt: (driver.account.shards.named(shard), f"5f3a90c1-{attempt}"),
         count=lambda receipt: (receipt.record.rows, receipt.record.bad_rows),
     )
     clock: list[tuple[float, float]] = []
@@ -100,7 +100,7 @@ def measure_footers(files: int) -> dict[str, float]:
 
 def measure_records(records: int) -> dict[str, float]:
     """`Output.committed` over real commit records on the local disk, as a resumed job lists them."""
-    shards = Driver(dataset_of(records), 2, {}).shards
+    shards = Driver(dataset_of(records), 2).shards
     with tempfile.TemporaryDirectory() as folder:
         job = JobRecord(fingerprint={}, resolved={}, shards=records, rows=0)
         output = Output.create(Storage(folder), job)

@@ -27,7 +27,7 @@ SIZES = ((10_000, 100, 0.0), (100_000, 1_000, 0.0), (1_000_000, 10_000, 0.0), (1
 QUICK_SIZES = ((1_000, 20, 0.0), (2_000, 40, 0.5))
 REAL = {"calls": 3_000, "footers": 500, "records": 10_000}
 QUICK_REAL = {"footers": 20, "records": 100}
-CASE_LIMIT_S = 600
+CASE_LIMIT_S = 1800
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from trtfleet.cluster.events import (
 )
 from trtfleet.datasets.records import CommitRecord
 from trtfleet.datasets.shards import Shard
-from trtfleet.trt_actors.pipeline import PipelineStats
+from trtfleet.trt_actors.pipeline_stats import PipelineStats
 from trtfleet.trt_actors.stages import StageStats
 from trtfleet.trt_actors.task import ActorInfo, Receipt
 
@@ -290,7 +290,7 @@ class World:
 
     def _receipt(self, actor: _Actor, action: Dispatch, took_s: float) -> Receipt:
         """What the actor answers; a twin that comes second gives the rows of the first one's commit."""
-        shard = self._driver.by_id[action.shard]
+        shard = self._driver.account.shards.named(action.shard)
         won = not self._committed[shard.index]
         self._committed[shard.index] = True
         rows = actor.shards * shard.rows

@@ -71,7 +71,7 @@ def error_of(failure: Fail, known: TrtfleetError | None, unfit: BackendError | N
                 reason, "see `trtfleet status OUT`; the same command tries again"
             )
         case FailureKind.SHARD_DEATHS:
-            hint = "does the model or a hook crash, or need more memory than the node has?"
+            hint = "does the model or a hook crash or hang, or need more memory than there is?"
             return ShardFailedError(reason, hint)
         case FailureKind.NO_FIT if unfit is not None:
             return unfit

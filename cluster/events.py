@@ -74,12 +74,14 @@ class ActorDied:
         actor: The actor.
         reason: The cause, in one line.
         is_node_lost: Whether it went with its node, for which its shards are not to blame.
+        is_spent: Whether it had grown too large; after good work that counts as no failure.
     """
 
     at_s: float
     actor: str
     reason: str
     is_node_lost: bool = False
+    is_spent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 from ..errors import InternalError
 from .backlog import Backlog, Past
@@ -22,10 +22,12 @@ class Inventory:
     Args:
         shards: Key and rows of every shard.
         limits: For the straggler watch.
+        places: Position by key, if somebody has it already; must not change any more.
 
     Attributes:
         keys: Key by index.
         index: Index by key.
+        rows_total: Rows of all shards.
         backlog: The line of those that wait.
         stragglers: The watch over those that run.
         waiting_rows: Rows of the unfinished shards that are in flight nowhere.
@@ -34,13 +36,20 @@ class Inventory:
         InternalError: A key occurs twice.
     """
 
-    def __init__(self, shards: Sequence[tuple[str, int]], limits: Limits) -> None:
-        self.keys = [key for key, _ in shards]
-        self.index = {key: index for index, key in enumerate(self.keys)}
+    def __init__(
+        self, shards: Iterable[tuple[str, int]], limits: Limits, places: Mapping[str, int] | None = None
+    ) -> None:
+        self.keys: list[str] = []
+        self.rows_total = 0
+        # What a shard weighs; one without rows is work too.
+        self._rows = array("q")
+        for key, rows in shards:
+            self.keys.append(key)
+            self.rows_total += rows
+            self._rows.append(max(1, rows))
+        self.index = places or {key: index for index, key in enumerate(self.keys)}
         if len(self.index) != len(self.keys):
             raise InternalError(f"{len(self.keys)} shards have {len(self.index)} distinct keys", DEFECT)
-        # What a shard weighs; one without rows is work too.
-        self._rows = array("q", (max(1, rows) for _, rows in shards))
         self.waiting_rows = sum(self._rows)
         self.backlog = Backlog(len(self.keys))
         self.stragglers = Stragglers(limits)

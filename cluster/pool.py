@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
-from ..errors import BackendError, ClusterError, DatasetError, OutputError, TrtfleetError
+from ..errors import (
+    ActorSpentError,
+    ActorStuckError,
+    BackendError,
+    ClusterError,
+    DatasetError,
+    OutputError,
+    TrtfleetError,
+)
 from .causes import cause_of, error_of, is_node_lost, reason_of
 from .events import (
     Action,
@@ -22,6 +31,7 @@ from .events import (
     Dispatch,
     Event,
     Fail,
+    FailureKind,
     Finish,
     ShardDone,
     ShardError,
@@ -31,6 +41,7 @@ from .events import (
     Tick,
     WakeAt,
 )
+from .head_watch import HeadWatch
 from .room_watch import RoomWatch
 from .scheduler import Scheduler
 from .session import Resources
@@ -40,6 +51,7 @@ __all__ = ["ActorPool", "Work"]
 _LONGEST_WAIT_S = 0.5
 _SILENCE_S = 120.0
 _TRANSIENT = (DatasetError, OutputError, ClusterError)
+_MAYBE_THE_HEADS = (FailureKind.SHARD_DEATHS, FailureKind.ACTOR_DEATHS, FailureKind.ACTOR_STARTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +107,7 @@ class ActorPool:
         self._on_done = on_done
         self._on_progress = on_progress
         self._watch_room = watch
+        self._watch_head = HeadWatch()
         self._actors: dict[str, Any] = {}
         self._ready: set[str] = set()
         self._happened: queue.SimpleQueue[Callable[[], Event | None]] = queue.SimpleQueue()
@@ -124,6 +137,8 @@ class ActorPool:
         if self._fatal is not None:
             raise self._fatal
         if self._failure is not None:
+            if self._failure.kind in _MAYBE_THE_HEADS:
+                self._watch_head.require()
             raise error_of(self._failure, self._errors.get(self._failure.shard or ""), self._unfit)
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -162,7 +177,8 @@ class ActorPool:
             if event.at_s >= self._wake_at_s:
                 self._wake_at_s = float("inf")
             self._obey(self._scheduler.handle(event))
-        if self._watch_room is not None and not self._over:
+        has_head = self._over or self._watch_head.look(time.monotonic())
+        if self._watch_room is not None and has_head and not self._over:
             found = self._watch_room.look(time.monotonic(), self._scheduler.actors_ready)
             if found is not None:
                 self._obey(self._scheduler.handle(found))
@@ -238,10 +254,14 @@ class ActorPool:
                     at_s=at_s, actor=name, shard=shard, attempt=attempt, rows=rows, bad_rows=bad_rows
                 )
             cause = cause_of(error)
-            if isinstance(cause, RayActorError):
+            if isinstance(cause, RayActorError | ActorStuckError | ActorSpentError):
                 self._stop(name)
                 return ActorDied(
-                    at_s=at_s, actor=name, reason=reason_of(cause), is_node_lost=is_node_lost(cause)
+                    at_s=at_s,
+                    actor=name,
+                    reason=reason_of(cause),
+                    is_node_lost=is_node_lost(cause),
+                    is_spent=isinstance(cause, ActorSpentError),
                 )
             if isinstance(cause, TrtfleetError):
                 self._errors[shard] = cause
@@ -264,8 +284,10 @@ class ActorPool:
     def _stop(self, name: str) -> None:
         self._ready.discard(name)
         handle = self._actors.pop(name, None)
-        if handle is not None:
-            ray.kill(handle, no_restart=True)
+        # Without a head node, Ray waits to get hold of an actor that is only just starting.
+        if handle is not None and not self._watch_head.is_lost:
+            with contextlib.suppress(RayError):
+                ray.kill(handle, no_restart=True)
 
 
 def _result(ref: Any) -> Any:

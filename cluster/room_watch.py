@@ -64,7 +64,7 @@ class RoomWatch:
         self._next_s = now_s + _EVERY_S
         room: int | None = None
         # A head node that is away for a moment is no reason to give up; calls of actors will tell.
-        with contextlib.suppress(RayError, OSError, RuntimeError):
+        with contextlib.suppress(RayError, OSError, RuntimeError, ClusterError):
             room = self._room()
         if room is None:
             return None

@@ -10,17 +10,17 @@ An event costs O(log n) amortized, in shards and in actors; a shard without trou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from ..errors import InternalError
+from .assignment import Assignment
 from .budgets import Budgets, Limits
 from .events import (
     Action,
     ActorDied,
     ActorFailedToStart,
     ActorReady,
-    Dispatch,
     Event,
     Fail,
     FailureKind,
@@ -36,9 +36,10 @@ from .events import (
     WakeAt,
 )
 from .inventory import DEFECT, Inventory
+from .staffing import Staffing
 from .tail import Tail, earlier
 from .tally import Tally
-from .workers import Actor, Workers
+from .workers import Workers
 
 __all__ = ["Limits", "Scheduler"]
 
@@ -60,6 +61,8 @@ class Scheduler(Tally):
         shards: Key and rows of every shard, in dataset order.
         limits: Budgets and timing.
         finished: Rows and bad rows of the shards that an earlier run committed, by key.
+        places: The position of every key among the shards, from a caller that has it anyway: by the million,
+            a second table takes 70 MiB.
 
     Raises:
         InternalError: A key occurs twice, or `finished` has a key that `shards` lacks.
@@ -67,26 +70,28 @@ class Scheduler(Tally):
 
     def __init__(
         self,
-        shards: Sequence[tuple[str, int]],
+        shards: Iterable[tuple[str, int]],
         limits: Limits,
         finished: Mapping[str, tuple[int, int]] | None = None,
+        places: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(shards_total=len(shards), rows_total=sum(rows for _, rows in shards))
+        self._shards = Inventory(shards, limits, places)
+        super().__init__(shards_total=len(self._shards.keys), rows_total=self._shards.rows_total)
         self._limits = limits
         self._budgets = Budgets(limits)
-        self._shards = Inventory(shards, limits)
         self._workers = Workers(limits.in_flight_per_actor)
         self._tail = Tail(limits, self._workers)
-        self._target = limits.actors
-        self._unfit = 0
-        self._failed_starts = self._lost_starts = 0
+        self._staffing = Staffing(limits, self._budgets)
+        self._assignment = Assignment(self._shards, self._workers, self._tail)
         self._started = False
         self._now_s = 0.0
         self._wake_s: float | None = None
         self._actions: list[Action] = []
         for key, (rows, bad_rows) in (finished or {}).items():
             if key not in self._shards.index:
-                raise InternalError(f"committed shard {key} is not among the {len(shards)} planned", DEFECT)
+                raise InternalError(
+                    f"committed shard {key} is not among the {self._shards_total} planned", DEFECT
+                )
             self._commit(self._shards.index[key], rows, bad_rows)
 
     @property
@@ -126,13 +131,13 @@ class Scheduler(Tally):
             case ActorReady():
                 if self._workers.make_ready(event.actor, event.kind):
                     self._actors_ready += 1
-                    self._failed_starts = self._lost_starts = 0
+                    self._staffing.succeeded()
             case ActorFailedToStart():
                 self._on_gone(event.actor, event.reason, event.is_node_lost, event.is_unfit)
             case ActorDied():
-                self._on_gone(event.actor, event.reason, event.is_node_lost)
+                self._on_gone(event.actor, event.reason, event.is_node_lost, is_spent=event.is_spent)
             case RoomFound():
-                self._target = max(self._target, event.actors)
+                self._staffing.grow(event.actors)
             case ShardDone():
                 self._on_done(event)
             case ShardError():
@@ -145,40 +150,36 @@ class Scheduler(Tally):
                 assert_never(event)
         return self._settle()
 
-    def _on_gone(self, name: str, reason: str, is_node_lost: bool, is_unfit: bool = False) -> None:
+    def _on_gone(
+        self, name: str, reason: str, is_node_lost: bool, is_unfit: bool = False, is_spent: bool = False
+    ) -> None:
         actor = self._workers.remove(name)
         if actor is None:
             return
         self._incidents.append(Incident(self._now_s, name, reason))
         if actor.order is None:
-            self._on_failed_start(reason, is_node_lost, is_unfit)
+            others = bool(self._workers)
+            fail = self._staffing.failed(
+                reason, is_node_lost=is_node_lost, is_unfit=is_unfit, has_others=others
+            )
+            self._fail_if(fail)
             return
         self._actors_ready -= 1
         self._deaths += 1
         self._node_losses += is_node_lost
+        # One that grows from shard to shard is renewed for as long as each does some.
+        is_renewed = is_spent and actor.has_done
+        self._renewals += is_renewed
         for attempt in actor.attempts.values():
             if attempt.open:
                 past, key = self._shards.past(attempt.shard), self._shards.keys[attempt.shard]
                 past.node_losses += is_node_lost
-                past.deaths += not is_node_lost
+                past.deaths += not (is_node_lost or is_renewed)
                 self._shards.lose(attempt, past)
                 self._fail_if(self._budgets.shard_node_losses(past.node_losses, key, reason))
                 self._fail_if(self._budgets.shard_deaths(past.deaths, key, reason))
-        own_deaths = self._deaths - self._node_losses
-        self._fail_if(self._budgets.actor_deaths(own_deaths, reason, self._target))
-
-    def _on_failed_start(self, reason: str, is_node_lost: bool, is_unfit: bool) -> None:
-        if is_unfit:
-            # Another one would be given the same machine: it is not replaced.
-            self._unfit += 1
-            if self._wanted <= 0 and not self._workers:
-                self._fail_if(Fail(kind=FailureKind.NO_FIT, reason=reason))
-        elif is_node_lost:
-            self._lost_starts += 1
-            self._fail_if(self._budgets.lost_starts(self._lost_starts, reason, self._target))
-        else:
-            self._failed_starts += 1
-            self._fail_if(self._budgets.failed_starts(self._failed_starts, reason))
+        own_deaths = self._deaths - self._node_losses - self._renewals
+        self._fail_if(self._budgets.actor_deaths(own_deaths, reason, self._staffing.most))
 
     def _on_done(self, event: ShardDone) -> None:
         index = self._shards.index.get(event.shard)
@@ -219,11 +220,12 @@ class Scheduler(Tally):
             self._finish()
         if not self.over:
             self._start_actors()
-            wake_s = self._dispatch_pending()
+            wake_s = self._assignment.dispatch_pending(self._now_s, self._actions)
             if self.pending:
                 self._tail.keep_all()
             else:
-                wake_s = earlier(self._duplicate_stragglers(), self._release())
+                slow_s = self._assignment.duplicate_stragglers(self._now_s, self._actions)
+                wake_s = earlier(slow_s, self._release())
             if wake_s is not None and wake_s != self._wake_s:
                 self._actions.append(WakeAt(at_s=wake_s))
             self._wake_s = wake_s
@@ -233,49 +235,15 @@ class Scheduler(Tally):
     @property
     def _wanted(self) -> int:
         """How many actors there should be."""
-        return min(self._target - self._unfit, self._shards_total - self._shards_done)
+        return self._staffing.wanted(self._shards_total - self._shards_done)
 
     def _start_actors(self) -> None:
         while len(self._workers) < self._wanted:
             self._actions.append(StartActor(actor=self._workers.add().name))
 
-    def _dispatch_pending(self) -> float | None:
-        """Dispatch what is due; returns when more will be, if an actor could take it then."""
-        shards, backlog = self._shards, self._shards.backlog
-        backlog.promote(self._now_s)
-        while (index := backlog.first()) is not None:
-            rows = shards.rows(index)
-            actor = self._workers.next_for(rows)
-            if actor is None:
-                break
-            hold_s = self._tail.had_better_wait(actor, rows, shards.waiting_rows, self._now_s)
-            if hold_s is not None:
-                return earlier(hold_s, backlog.next_due_s)
-            backlog.take(index)
-            self._dispatch(index, actor)
-        self._tail.hold_nothing()
-        return None if self._workers.next_for(1) is None else backlog.next_due_s
-
-    def _dispatch(self, index: int, actor: Actor) -> None:
-        attempt = self._shards.begin(index, actor, self._now_s)
-        self._workers.assign(actor, attempt)
-        shard = self._shards.keys[index]
-        self._actions.append(Dispatch(actor=actor.name, shard=shard, attempt=attempt.number))
-
-    def _duplicate_stragglers(self) -> float | None:
-        """Give idle actors copies of the slowest attempts; returns when the next is slow enough, if ever."""
-        while (actor := self._workers.idle()) is not None:
-            faster = self._workers.faster_than(actor)
-            attempt, due_s = self._shards.stragglers.worth_a_copy(actor, faster, self._now_s)
-            if attempt is None:
-                return due_s
-            self._shards.past(attempt.shard)
-            self._dispatch(attempt.shard, actor)
-        return None
-
     def _release(self) -> float | None:
         """Stop the actors that the rest of the job has no use for; returns when there may be some."""
-        surplus, due_s = self._tail.surplus(self.running, self._wanted, self._target, self._now_s)
+        surplus, due_s = self._tail.surplus(self.running, self._wanted, self._staffing.most, self._now_s)
         for actor in surplus:
             self._workers.remove(actor.name)
             self._actors_ready -= actor.order is not None

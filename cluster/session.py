@@ -27,7 +27,8 @@ _RAY_WINDOW = "RAY_gcs_server_port_wait_time_s"
 _RAY_WINDOW_S = "3"
 _TOKEN_HINT = (
     "if the head node asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) "
-    "to its token; `ray get-auth-token` on the head node prints it"
+    "to its token; `ray get-auth-token` on the head node prints it. The port of a head node is 6379 by "
+    "default, 8265 that of its dashboard"
 )
 
 

@@ -19,7 +19,7 @@ class Tally:
         self._rows_total = rows_total
         self._shards_done = self._rows_done = self._bad_rows = 0
         self._actors_ready = self._deaths = self._errors = 0
-        self._node_losses = self._actors_released = 0
+        self._node_losses = self._renewals = self._actors_released = 0
         self._incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self._finished = False
         self._failed: Fail | None = None
@@ -63,6 +63,11 @@ class Tally:
     def node_losses(self) -> int:
         """Of these, actors that went with their node."""
         return self._node_losses
+
+    @property
+    def renewals(self) -> int:
+        """Of the deaths, those of actors that had grown too large after good work."""
+        return self._renewals
 
     @property
     def actors_released(self) -> int:

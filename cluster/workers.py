@@ -26,6 +26,7 @@ class Actor:
         rows: Rows of all these.
         pace: How fast it is.
         since_s: When it began what it does now: its last attempt ended, or it was idle and got one.
+        has_done: Whether it has finished an attempt.
         alive: False once it is gone.
         listed: Step by load, for the loads under which a heap has an entry for it.
     """
@@ -37,6 +38,7 @@ class Actor:
     rows: int = 0
     pace: Pace = field(default_factory=Pace)
     since_s: float = 0.0
+    has_done: bool = False
     alive: bool = True
     listed: dict[int, int] = field(default_factory=dict)
 
@@ -171,6 +173,7 @@ class Workers:
         self._leave(actor)
         actor.rows -= attempt.rows
         if is_done:
+            actor.has_done = True
             actor.pace.measure(attempt.rows, at_s - actor.since_s)
             self._speeds.measure(actor.kind, attempt.rows, at_s - actor.since_s)
         actor.since_s = at_s

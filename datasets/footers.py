@@ -15,13 +15,16 @@ import pyarrow.parquet as pq
 from ..errors import DatasetError, EmptyDatasetError, MismatchError
 from .discovery import Format, SourceFile, partition_schema
 from .filters import Filter
-from .shards import Group
+from .groups import Group, Groups
 from .storage import Storage, foreign_errors
 
-__all__ = ["MAX_GROUP_ROWS", "Dataset", "inspect", "read_schema"]
+__all__ = ["MAX_GROUP_BYTES", "MAX_GROUP_ROWS", "Dataset", "inspect", "read_schema"]
 
 MAX_GROUP_ROWS = 1 << 28
 """A row group or record batch of more rows is refused."""
+
+MAX_GROUP_BYTES = 1 << 48
+"""So is one of more bytes."""
 
 _FOOTER_THREADS = 16
 _READ_AT_ONCE = 4096
@@ -39,19 +42,19 @@ class Dataset:
         partitions: The part of the schema that comes from Hive folders.
     """
 
-    files: tuple[tuple[SourceFile, tuple[Group, ...]], ...]
+    files: tuple[tuple[SourceFile, Groups], ...]
     schema: pa.Schema
     partitions: pa.Schema
 
     @property
     def rows(self) -> int:
         """Rows in the row groups that the filter may let pass."""
-        return sum(group.rows for _, groups in self.files for group in groups if group.keep)
+        return sum(groups.rows for _, groups in self.files)
 
     @property
     def size_bytes(self) -> int:
         """Uncompressed bytes of the same row groups, read columns only."""
-        return sum(group.size_bytes for _, groups in self.files for group in groups if group.keep)
+        return sum(groups.size_bytes for _, groups in self.files)
 
 
 def read_schema(files: Sequence[SourceFile]) -> pa.Schema:
@@ -100,13 +103,13 @@ def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter |
         where.check(full)
     stored = [field for field in schema if field.name not in partitions.names]
 
-    def one(file: SourceFile) -> tuple[SourceFile, tuple[Group, ...]]:
+    def one(file: SourceFile) -> tuple[SourceFile, Groups]:
         with _reading(file):
             groups = _groups(file, stored, partitions, full, where)
         _check_sizes(file, groups)
-        return file, groups
+        return file, Groups(groups)
 
-    read: list[tuple[SourceFile, tuple[Group, ...]]] = []
+    read: list[tuple[SourceFile, Groups]] = []
     with ThreadPoolExecutor(_FOOTER_THREADS, "footers") as pool:
         # All at once, the futures of a hundred thousand files would take more memory than their footers.
         for start in range(0, len(files), _READ_AT_ONCE):
@@ -122,10 +125,10 @@ def inspect(files: Sequence[SourceFile], columns: Sequence[str], where: Filter |
 def _check_sizes(file: SourceFile, groups: Sequence[Group]) -> None:
     """Refuses what no writer writes: it would be believed, and memory be taken for it."""
     for number, group in enumerate(groups):
-        if not (0 <= group.rows <= MAX_GROUP_ROWS and group.size_bytes >= 0):
+        if not (0 <= group.rows <= MAX_GROUP_ROWS and 0 <= group.size_bytes <= MAX_GROUP_BYTES):
             raise DatasetError(
                 f"{file.url} says that row group {number} has {group.rows:,} rows of {group.size_bytes:,} "
-                f"bytes, at most {MAX_GROUP_ROWS:,} rows are read",
+                f"bytes, at most {MAX_GROUP_ROWS:,} rows and {MAX_GROUP_BYTES:,} bytes are read",
                 "is the file intact? else write smaller row groups",
             )
 

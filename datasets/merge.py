@@ -1,27 +1,27 @@
-"""From committed parts to the final files, in dataset order, restartable at any point."""
+"""From committed parts to the final files, in dataset order, still hidden."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from ..errors import DatasetError, OutputError
-from .output import SUCCESS, Output
+from ..errors import OutputError
+from .naming import final_name
+from .output import Output
 from .parts import PartWriter
-from .records import CommitRecord, FinalPart, SuccessRecord
+from .permits import STAGED
+from .records import CommitRecord, FinalPart
 from .storage import foreign_errors
 
-__all__ = ["DEFAULT_FILE_BYTES", "FEW_PARTS", "MergeGroup", "merge_group", "plan_merge", "publish"]
+__all__ = ["DEFAULT_FILE_BYTES", "FEW_PARTS", "MergeGroup", "StagedPart", "merge_group", "plan_merge"]
 
 DEFAULT_FILE_BYTES = 256 << 20
 FEW_PARTS = 64
 _WHOLE_PART_SHARE = 4
 _TINY_SHARE = 8
-_LOOK_AGAIN_S = 1.0
 _BY_HAND = "the output was changed by hand; start afresh with --overwrite"
 
 
@@ -30,12 +30,23 @@ class MergeGroup:
     """The parts that become one final file.
 
     Attributes:
-        name: The final file's name.
+        number: Of the final file, from 0.
         parts: Commit records in dataset order, each with a part.
     """
 
-    name: str
+    number: int
     parts: tuple[CommitRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedPart(FinalPart):
+    """A final file that is still hidden.
+
+    Attributes:
+        path: Where, below the output; no other attempt has written or will write there.
+    """
+
+    path: str
 
 
 def plan_merge(
@@ -66,21 +77,20 @@ def plan_merge(
         filled += commit.part_bytes
         if commit.part_bytes * _WHOLE_PART_SHARE > file_bytes:
             filled = file_bytes
-    return [
-        MergeGroup(name=f"part-{number:05d}.parquet", parts=tuple(group))
-        for number, group in enumerate(groups)
-    ]
+    return [MergeGroup(number=number, parts=tuple(group)) for number, group in enumerate(groups)]
 
 
-def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -> FinalPart:
-    """Makes one final file, still hidden, under this run's own name.
+def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -> StagedPart:
+    """Makes one final file, still hidden, under a name of this attempt's own.
 
     A single part is linked or copied as it is, several are rewritten into one.
 
     Raises:
         OutputError: A part is missing or damaged, or the storage failed.
     """
-    storage, target = output.storage, output.path("merged", f"{run}/{group.name}")
+    storage, name = output.storage, final_name(group.number, output.generation)
+    # Who was given up may wake and write on: not under a name that another attempt has staged.
+    target = output.path(STAGED, f"{run}/{secrets.token_hex(4)}-{name}")
     if len(group.parts) == 1:
         (only,) = group.parts
         assert only.part is not None
@@ -93,7 +103,9 @@ def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -
                     f"{storage.describe(only.part)} {found}, its commit says {only.part_bytes:,}", _BY_HAND
                 )
             storage.link_or_copy(only.part, target)
-        return FinalPart(name=group.name, rows=only.rows, size_bytes=only.part_bytes, sha256=only.sha256)
+        return StagedPart(
+            name=name, rows=only.rows, size_bytes=only.part_bytes, sha256=only.sha256, path=target
+        )
     with PartWriter(storage, target, compression) as writer:
         for commit in group.parts:
             assert commit.part is not None
@@ -113,108 +125,6 @@ def merge_group(output: Output, group: MergeGroup, run: str, compression: str) -
                         writer.write(batch)
         written = writer.close()
     assert written is not None
-    return FinalPart(name=group.name, rows=written.rows, size_bytes=written.size_bytes, sha256=written.sha256)
-
-
-def publish(
-    output: Output,
-    finals: Sequence[FinalPart],
-    run: str,
-    *,
-    commits: Iterable[CommitRecord],
-    seconds: float,
-) -> SuccessRecord:
-    """Swaps the final files in, removes those of an earlier generation, and writes ``_SUCCESS`` last.
-
-    Two runs may do this at once: their files are the same. The one that comes late may find its own copies
-    cleaned up; ``Output.success`` then has the record to ``Output.finish`` with.
-
-    Raises:
-        OutputError: The storage failed, another run finished meanwhile, or a later generation exists.
-        DatasetError: Files and commits disagree on the number of rows.
-    """
-    records = list(commits)
-    rows = sum(final.rows for final in finals)
-    if rows != sum(record.rows for record in records):
-        raise DatasetError(
-            f"the final files hold {rows:,} rows, the commits {sum(r.rows for r in records):,}",
-            "this is a defect of trtfleet",
-        )
-    record = SuccessRecord(
-        generation=output.generation,
-        rows=rows,
-        bad_rows=sum(r.bad_rows for r in records),
-        parts=[asdict(final) for final in finals],
-        seconds=seconds,
+    return StagedPart(
+        name=name, rows=written.rows, size_bytes=written.size_bytes, sha256=written.sha256, path=target
     )
-    try:
-        return _swap(output, record, run)
-    finally:
-        _yield_to_later(output)
-
-
-def _swap(output: Output, record: SuccessRecord, run: str) -> SuccessRecord:
-    storage, names = output.storage, [str(part["name"]) for part in record.parts]
-    watch = _Watch(output)
-    watch.look()
-    with foreign_errors(OutputError, f"cannot publish to {storage.url}"):
-        standing = output.success()
-        if standing is not None:
-            return output.finish(standing)
-        watch.look_again()
-        storage.delete([SUCCESS])
-        for name in names:
-            watch.look_again()
-            storage.publish(output.path("merged", f"{run}/{name}"), name)
-        for name in sorted(set(output.visible()) - set(names)):
-            watch.look_again()
-            storage.delete([name])
-        watch.look()
-        return output.finish(record)
-
-
-def _yield_to_later(output: Output) -> None:
-    """Puts back the ``_SUCCESS`` of a later generation, which a run that was frozen has taken for its own."""
-    storage = output.storage
-    with contextlib.suppress(OutputError), foreign_errors(OutputError, f"cannot publish to {storage.url}"):
-        newest = Output.latest(storage)
-        if newest is not None and newest.generation != output.generation:
-            standing = newest.success()
-            if standing is not None and storage.get(SUCCESS) != standing.encode():
-                storage.put(SUCCESS, standing.encode())
-
-
-class _Watch:
-    """Looks whether another command has taken the output over, in between the steps of a publication.
-
-    A driver that was frozen in the middle may wake when a later generation stands under the names that it was
-    about to write or to delete.
-    """
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._looked_s = 0.0
-
-    def look_again(self) -> None:
-        """Looks, unless it did so a moment ago.
-
-        Raises:
-            OutputError: Another command has.
-        """
-        if time.monotonic() - self._looked_s >= _LOOK_AGAIN_S:
-            self.look()
-
-    def look(self) -> None:
-        """Looks.
-
-        Raises:
-            OutputError: Another command has.
-        """
-        storage, generation = self._output.storage, self._output.generation
-        newest = Output.latest(storage)
-        if newest is not None and newest.generation != generation:
-            raise OutputError(
-                f"{storage.url} has become {newest.generation}, this run was for {generation}",
-                "another command with --overwrite took over",
-            )
-        self._looked_s = time.monotonic()

@@ -1,12 +1,15 @@
 """An output: what is where below OUT, and the protocol by which a shard is committed exactly once.
 
     OUT/part-00000.parquet ...                      final, in dataset order; all that a plain reader sees
+    OUT/part-00000-g0002.parquet ...                the same of the second generation
     OUT/_SUCCESS                                    written last
     OUT/_trtfleet/g0001/job.json                    what was asked (a generation per --overwrite)
     OUT/_trtfleet/g0001/parts/<shard>-<attempt>.parquet
     OUT/_trtfleet/g0001/commits/<shard>.json        which attempt won; put-if-absent, never overwritten
     OUT/_trtfleet/g0001/quarantine/<shard>-<attempt>.parquet
     OUT/_trtfleet/g0001/runs/<run>.json             how each run went, for ``status``
+    OUT/_trtfleet/g0001/merged/                     what is about to become visible
+    OUT/_trtfleet/g0001/permits/                    of runs that are about to make it so
     OUT/_trtfleet/g0001/success.json                the same as _SUCCESS; says that parts may be gone
 
 A part becomes part of the result by its commit record alone. Whoever comes second, a slow twin or an actor
@@ -15,22 +18,22 @@ believed dead, finds the record there and changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ..errors import FingerprintError, OutputError
-from .records import CommitRecord, JobRecord, RunRecord, SuccessRecord
+from ..errors import FingerprintError, OutputError, RecordsGoneError
+from .litter import forget
+from .naming import HIDDEN, SUCCESS, generations, hidden_path, number_of, superseded_finals
+from .permits import STAGED, revoke
+from .records import CommitRecord, JobRecord, RunRecord, SuccessRecord, kind_of
 from .storage import Storage, foreign_errors
 
 __all__ = ["HIDDEN", "SUCCESS", "Output", "refuse_foreign"]
 
-HIDDEN = "_trtfleet"
-SUCCESS = "_SUCCESS"
-_GENERATION = re.compile(r"g\d{4,}")
-_FINAL = re.compile(r"part-\d{5,}\.parquet")
 _IO_THREADS = 32
 _READ_AT_ONCE = 4096
 
@@ -59,9 +62,8 @@ class Output:
             OutputError: The location cannot be read, or holds records of a later version.
         """
         with foreign_errors(OutputError, f"cannot read {storage.url}"):
-            names = [name for name in storage.children(HIDDEN)[0] if _GENERATION.fullmatch(name)]
-            for generation in sorted(names, key=_number, reverse=True):
-                path = f"{HIDDEN}/{generation}/job.json"
+            for generation in generations(storage):
+                path = hidden_path(generation, "job.json")
                 data = storage.get(path)
                 if data is not None:
                     return cls(storage, generation, JobRecord.decode(data, storage.describe(path)))
@@ -73,10 +75,13 @@ class Output:
 
         Raises:
             OutputError: The location cannot be written, or holds files of another program.
-            FingerprintError: Another driver just started a different job there.
+            FingerprintError: Another driver just started a different job there, or the earlier one was of
+                another kind.
         """
-        generation = f"g{_number(after.generation) + 1 if after else 1:04d}"
-        path = f"{HIDDEN}/{generation}/job.json"
+        if after is not None:
+            after.require_kind(job.fingerprint)
+        generation = f"g{number_of(after.generation) + 1 if after else 1:04d}"
+        path = hidden_path(generation, "job.json")
         with foreign_errors(OutputError, f"cannot write to {storage.url}"):
             if after is None and storage.head(path) is None:
                 refuse_foreign(storage)
@@ -88,12 +93,28 @@ class Output:
         output.require(job.fingerprint)
         return output
 
-    def require(self, fingerprint: Any) -> None:
+    def require_kind(self, fingerprint: Mapping[str, Any]) -> None:
+        """Makes sure that a run is of the kind that this output is for.
+
+        Kinds write different files: not even ``--overwrite`` would take those of another one away.
+
+        Raises:
+            FingerprintError: It is of another kind.
+        """
+        theirs, ours = kind_of(self.job.fingerprint), kind_of(fingerprint)
+        if theirs != ours:
+            raise FingerprintError(
+                f"{self.storage.url} holds {theirs}, and this is {ours}",
+                "choose another output, or delete that one",
+            )
+
+    def require(self, fingerprint: Mapping[str, Any]) -> None:
         """Makes sure that a run asks for what this generation holds.
 
         Raises:
             FingerprintError: It does not; the message names the first difference.
         """
+        self.require_kind(fingerprint)
         ours, theirs = dict(fingerprint), dict(self.job.fingerprint)
         different = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
         if different:
@@ -107,7 +128,7 @@ class Output:
 
     def path(self, kind: str, name: str) -> str:
         """Path of a hidden object of this generation below the output."""
-        return f"{HIDDEN}/{self.generation}/{kind}/{name}"
+        return hidden_path(self.generation, kind, name)
 
     def agree(self, name: str, propose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What all processes of this generation hold to be ``name``: the first proposal stands.
@@ -141,7 +162,7 @@ class Output:
         return found if isinstance(found, dict) else {}
 
     def _agreement(self, name: str) -> str:
-        return f"{HIDDEN}/{self.generation}/{name}.json"
+        return hidden_path(self.generation, f"{name}.json")
 
     def commit(self, record: CommitRecord) -> CommitRecord:
         """Commits a shard unless another attempt already did.
@@ -150,6 +171,7 @@ class Output:
             The record that stands: ``record``, or the winner's.
 
         Raises:
+            RecordsGoneError: Another command finished and cleaned up.
             OutputError: The storage failed; whether the commit happened is then unknown, and repeating the
                 shard is safe.
         """
@@ -159,7 +181,7 @@ class Output:
                 return record
             data = self.storage.get(path)
         if data is None:
-            raise OutputError(
+            raise RecordsGoneError(
                 f"{self.storage.describe(path)} is gone: another command finished and cleaned up",
                 "repeat the command",
             )
@@ -203,63 +225,45 @@ class Output:
     def finish(self, record: SuccessRecord) -> SuccessRecord:
         """Marks the output as complete and cleans up; repeating it heals what an interruption left.
 
-        The hidden record comes first and stays: another run on the same output may take ``_SUCCESS`` away for
-        the time of its own swap, and dies then perhaps.
+        The hidden record comes first and stays: ``_SUCCESS`` is made of it. Where a later generation exists,
+        its ``_SUCCESS`` is left alone.
 
         Returns:
             The record that stands: ``record``, or that of a run which finished before.
         """
-        with foreign_errors(OutputError, f"cannot write to {self.storage.url}"):
-            if not self.storage.put_new(self._success_path, record.encode()):
-                record = self.success() or record
-            if self.storage.get(SUCCESS) != record.encode():
-                self.storage.put(SUCCESS, record.encode())
-            self.forget()
+        storage, path = self.storage, self._success_path
+        with foreign_errors(OutputError, f"cannot write to {storage.url}"):
+            data = record.encode()
+            if not storage.put_new(path, data):
+                data = storage.get(path) or data
+                record = SuccessRecord.decode(data, storage.describe(path))
+            # From here on, no other run at this generation takes _SUCCESS away for its own swap.
+            revoke(storage, self.generation)
+            if storage.get(SUCCESS) != data:
+                self._show_success(data)
+            names = [str(part["name"]) for part in record.parts]
+            # A server may have been in the middle of a copy for a run of an earlier generation.
+            storage.delete(superseded_finals(storage, self.generation, names))
+            forget(storage, self.generation)
         return record
+
+    def _show_success(self, data: bytes) -> None:
+        staged = self.path(STAGED, f"{SUCCESS}-{secrets.token_hex(8)}")
+        self.storage.put(staged, data)
+        if self.later() is None:
+            # Another run may have finished, and a later generation have begun its swap: both remove it.
+            with contextlib.suppress(FileNotFoundError):
+                self.storage.publish(staged, SUCCESS)
+
+    def later(self) -> Output | None:
+        """The newest generation, if it is a later one than this."""
+        newest = Output.latest(self.storage)
+        is_later = newest is not None and number_of(newest.generation) > number_of(self.generation)
+        return newest if is_later else None
 
     @property
     def _success_path(self) -> str:
-        return f"{HIDDEN}/{self.generation}/success.json"
-
-    def visible(self) -> list[str]:
-        """Names of the final files that stand now, of whatever generation."""
-        return [entry.path for entry in self.storage.children()[1] if _FINAL.fullmatch(entry.path)]
-
-    def forget(self) -> None:
-        """Deletes what a finished output no longer needs: parts, all of earlier generations, and litter.
-
-        Litter are quarantine files of attempts that died before their commit: who reads the folder as a whole
-        would find rows of theirs twice.
-        """
-        parts = self.path("parts", "")
-        merged = self.path("merged", "")
-        quarantine = self.path("quarantine", "")
-        old, kept = [], []
-        for entry in self.storage.list(HIDDEN):
-            of = entry.path.split("/")[1]
-            is_earlier = not _GENERATION.fullmatch(of) or _number(of) < _number(self.generation)
-            if is_earlier or entry.path.startswith((parts, merged)):
-                old.append(entry.path)
-            elif entry.path.startswith(quarantine):
-                kept.append(entry.path)
-        with ThreadPoolExecutor(_IO_THREADS, "quarantine") as pool:
-            old += [
-                path
-                for path, is_litter in zip(kept, pool.map(self._is_litter, kept), strict=True)
-                if is_litter
-            ]
-        self.storage.delete(old)
-
-    def _is_litter(self, quarantine: str) -> bool:
-        """Whether a quarantine file is of another attempt than the one that was committed."""
-        shard = quarantine.rpartition("/")[2].partition("-")[0]
-        path = self.path("commits", f"{shard}.json")
-        data = self.storage.get(path)
-        return data is not None and CommitRecord.decode(data, path).quarantine != quarantine
-
-
-def _number(generation: str) -> int:
-    return int(generation[1:])
+        return hidden_path(self.generation, "success.json")
 
 
 def refuse_foreign(storage: Storage) -> None:

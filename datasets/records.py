@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from ..errors import OutputError
+from .naming import FINAL
 
 __all__ = [
     "FORMAT",
@@ -20,14 +21,17 @@ __all__ = [
     "JobRecord",
     "RunRecord",
     "SuccessRecord",
+    "kind_of",
 ]
 
-FORMAT = 1
-"""Version of the output layout; a record of a higher one is refused."""
+FORMAT = 2
+"""Version of the output layout; a record of a higher one is refused.
+
+1: final files of every generation have the same names. 2: those above the first have it in their names.
+"""
 
 # What a commit names is read, linked and moved: it must lie below the output.
 _BELOW = re.compile(r"((?!\.{1,2}/)[^/\\\0]+/)*(?!\.{1,2}$)[^/\\\0]+")
-_FINAL = re.compile(r"part-\d{5,}\.parquet")
 
 
 class _Record:
@@ -54,7 +58,7 @@ class _Record:
         try:
             values = json.loads(data)
             version = values["format"]
-            if type(version) is int and version == FORMAT:
+            if type(version) is int and 1 <= version <= FORMAT:
                 kinds = _kinds(cls)  # type: ignore[arg-type]
                 known = {key: value for key, value in values.items() if key in kinds}
                 for key, value in known.items():
@@ -100,6 +104,11 @@ def _check_counts(record: Any, *names: str) -> None:
     for name in names:
         if getattr(record, name) < 0:
             raise ValueError(f"{name} cannot be {getattr(record, name)}")
+
+
+def kind_of(fingerprint: Mapping[str, Any]) -> str:
+    """What kind of job has such a fingerprint, in words."""
+    return "a sweep" if "models" in fingerprint else "a scoring job"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +209,7 @@ class SuccessRecord(_Record):
         """Final files have the names that final files get."""
         _check_counts(self, "rows", "bad_rows")
         for part in self.parts:
-            if not _FINAL.fullmatch(str(part.get("name"))):
+            if not FINAL.fullmatch(str(part.get("name"))):
                 raise ValueError(f"{str(part.get('name'))[:80]!r} is no final file")
 
 

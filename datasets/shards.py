@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import DatasetError, UsageError
 from .discovery import SourceFile
+from .groups import Group
+from .shard_table import Segment, Shard, ShardTable
 
 __all__ = [
     "DEFAULT_SHARD_BYTES",
@@ -28,70 +29,13 @@ _SMALLEST_SHARD_BYTES = 16 << 10
 _SHARDS_PER_ACTOR = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """What a footer says of one row group or record batch.
-
-    Attributes:
-        rows: Its rows.
-        size_bytes: Uncompressed bytes of the columns the job reads.
-        keep: False when statistics prove that no row passes the filter.
-    """
-
-    rows: int
-    size_bytes: int
-    keep: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Segment:
-    """A run of rows inside one row group.
-
-    Attributes:
-        group: The row group's or record batch's number in its file.
-        offset: First row, counted inside the group.
-        rows: How many rows.
-        first_row: The first row's number in its file.
-    """
-
-    group: int
-    offset: int
-    rows: int
-    first_row: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """A unit of work: some rows of one file, in file order.
-
-    Attributes:
-        id: Digest of the file's name, size and version and of the rows; the same in every run.
-        index: Position in dataset order.
-        file: The file to read.
-        segments: Which rows.
-        size_bytes: Uncompressed bytes of the columns the job reads.
-    """
-
-    id: str
-    index: int
-    file: SourceFile
-    segments: tuple[Segment, ...]
-    size_bytes: int
-
-    @property
-    def rows(self) -> int:
-        """Rows before any filter."""
-        segments = self.segments
-        return segments[0].rows if len(segments) == 1 else sum(segment.rows for segment in segments)
-
-
 def suggest_shard_bytes(total_bytes: int, actors: int, most_bytes: int = DEFAULT_SHARD_BYTES) -> int:
     """A shard size that gives each actor several shards, at most ``most_bytes``."""
     wanted = total_bytes // max(1, actors * _SHARDS_PER_ACTOR)
     return min(most_bytes, max(_SMALLEST_SHARD_BYTES, wanted))
 
 
-def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_bytes: int) -> list[Shard]:
+def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_bytes: int) -> ShardTable:
     """Packs consecutive row groups of a file into shards of about ``shard_bytes``.
 
     A row group of half as much again and more is cut by row offsets into nearly equal pieces.
@@ -102,7 +46,7 @@ def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_byt
     """
     if shard_bytes < 1:
         raise UsageError(f"shard_bytes must be >= 1, got {shard_bytes}")
-    shards: list[Shard] = []
+    shards = ShardTable()
     for file, groups in dataset:
         # What the ids of a file's shards have in common is digested once.
         digest = hashlib.sha256(f"{file.url}\0{file.size_bytes}\0{file.version}\0".encode())
@@ -110,13 +54,12 @@ def plan_shards(dataset: Sequence[tuple[SourceFile, Sequence[Group]]], shard_byt
         pending_bytes = 0
         for segment, size in _segments(groups, shard_bytes):
             if pending and pending_bytes + size > shard_bytes:
-                shards.append(_shard(len(shards), file, digest, pending, pending_bytes))
+                shards.append(_id(digest, pending), file, pending, pending_bytes)
                 pending, pending_bytes = [], 0
             pending.append(segment)
-            # The footer's own number serves a shard of one row group: a million of them are 30 MiB.
-            pending_bytes = pending_bytes + size if pending_bytes else size
+            pending_bytes += size
         if pending:
-            shards.append(_shard(len(shards), file, digest, pending, pending_bytes))
+            shards.append(_id(digest, pending), file, pending, pending_bytes)
         if len(shards) > MAX_SHARDS:
             raise _too_many()
     return shards
@@ -149,15 +92,7 @@ def _too_many() -> DatasetError:
     )
 
 
-def _shard(
-    index: int, file: SourceFile, of_file: hashlib._Hash, segments: Sequence[Segment], size_bytes: int
-) -> Shard:
+def _id(of_file: hashlib._Hash, segments: Sequence[Segment]) -> str:
     digest = of_file.copy()
     digest.update(",".join([f"{s.group}:{s.offset}+{s.rows}" for s in segments]).encode())
-    return Shard(
-        id=digest.hexdigest()[:20],
-        index=index,
-        file=file,
-        segments=tuple(segments),
-        size_bytes=size_bytes,
-    )
+    return digest.hexdigest()[:20]

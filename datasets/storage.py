@@ -7,7 +7,9 @@ listings with entity tags go through obstore. Both find their credentials in the
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ __all__ = ["MOST_RECORD_BYTES", "Entry", "Storage", "foreign_errors", "one_line"
 MOST_RECORD_BYTES = 512 << 20
 """What is read into memory in one piece has at most so many bytes, unless the caller says otherwise."""
 
+_FULL = "No space left on device"
 _REPEATED_AFTER_S = (0.1, 0.5, 2.0)
 _DENIED = ("credential", "access denied", "accessdenied", "forbidden", "accesskeyid", "signaturedoesnotmatch")
 
@@ -65,14 +68,17 @@ def foreign_errors(kind: type[TrtfleetError], doing: str, hint: str = "") -> Ite
     except TrtfleetError:
         raise
     except (OSError, BaseError, pa.ArrowException, UnicodeError) as error:
-        raise kind(
-            f"{doing}: {one_line(error)}", _hint_for(error) or hint or "check that location"
-        ) from error
+        raise kind(f"{doing}: {_words(error)}", _hint_for(error) or hint or "check that location") from error
+
+
+def _words(error: BaseException) -> str:
+    # Libraries wrap the most usual of all failures in words of their own.
+    return _FULL if _FULL.lower() in str(error).lower() else one_line(error)
 
 
 def _hint_for(error: BaseException) -> str:
     text = str(error).lower()
-    if "no space left" in text:
+    if _FULL.lower() in text or "quota exceeded" in text:
         return "free some space there"
     if any(word in text.replace("_", "") for word in _DENIED):
         return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
@@ -248,6 +254,19 @@ class Storage:
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 obstore.delete(self._objects(), path)
+
+    def remove_folder(self, path: str) -> None:
+        """Deletes a folder with all that is in it; on disk nothing can be moved into it any more."""
+        if not self.is_local:
+            self.delete([entry.path for entry in self.list(path)])
+            return
+        while os.path.isdir(self._full(path)):
+            # Something may come into it meanwhile, or somebody else be at the same work.
+            try:
+                shutil.rmtree(self._full(path))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise
 
     def publish(self, source: str, target: str) -> None:
         """Makes a whole object visible under its final name, replacing what stands there.

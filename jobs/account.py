@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from ..cluster.events import Incident
 from ..cluster.metrics import JobMetrics
 from ..cluster.scheduler import Scheduler
 from ..datasets.output import Output
-from ..datasets.records import CommitRecord, RunRecord, SuccessRecord
-from ..datasets.shards import Shard
+from ..datasets.records import CommitRecord, SuccessRecord
+from ..datasets.shard_table import Shard, ShardTable
 from ..errors import OutputError
 from ..trt_actors.task import ActorInfo, Receipt
 from .actor_books import ActorBooks
 from .commit_table import CommitTable
 from .progress import Reporter, Snapshot
 from .run_facts import Circumstances, RunFacts
+from .run_log import RunLog
 from .run_report_history import History
 from .summary import Summary, sized
 
 __all__ = ["Account"]
 
-_RECORD_EVERY_S = 5.0
-_FAILURES_KEPT = 20
 _LOOK_EVERY_S = 1.0
 _QUARANTINES_KEPT = 10
 _FIRST_ACTOR_EXPECTED_S = 20.0
@@ -36,22 +34,26 @@ class Account:
     Args:
         output: What it writes.
         shards: All shards, in dataset order.
-        committed: Those that earlier runs committed.
+        committed: The commit records of earlier runs; they are looked through once, and not kept.
         run: The run's name.
         shown: Where progress is shown.
         metrics: Where it is counted.
         circumstances: What was known of it before it began.
 
     Attributes:
-        by_id: The shards by their ids.
+        shards: The shards, by position and by id.
+        shards_before: How many of them earlier runs have committed.
         state: ``running``, ``finished``, ``failed``, or ``stopped`` by the user.
+
+    Raises:
+        OutputError: A record is of no shard of this job.
     """
 
     def __init__(
         self,
         output: Output,
         shards: Sequence[Shard],
-        committed: Mapping[str, CommitRecord],
+        committed: Iterable[CommitRecord],
         run: str,
         shown: Reporter,
         metrics: JobMetrics,
@@ -59,24 +61,30 @@ class Account:
     ) -> None:
         self._circumstances = circumstances or Circumstances()
         self._output = output
-        self._shards = shards
-        self._shards_before = len(committed)
-        self._rows_before = sum(record.rows for record in committed.values())
-        self._quarantines = [r.quarantine for r in committed.values() if r.quarantine][:_QUARANTINES_KEPT]
-        self.by_id = {shard.id: shard for shard in shards}
-        self._records = CommitTable(shards, self.by_id, committed)
-        self._rows_passed = sum(self.by_id[shard].rows for shard in committed)
-        self._rows_planned = sum(shard.rows for shard in shards)
+        self.shards = ShardTable.of(shards)
+        self._records = CommitTable(self.shards)
+        self._rows_planned = self.shards.rows_total
+        self._rows_before = self._rows_passed = 0
+        self._quarantines: list[str] = []
+        for record in committed:
+            if record.shard not in self.shards.places:
+                commit = f"{output.storage.url} holds a commit of shard {record.shard[:40]}"
+                raise OutputError(
+                    f"{commit}, which is not one of the {len(shards):,} of this job",
+                    "another version of trtfleet may have cut the data; start afresh with --overwrite",
+                )
+            self._rows_before += record.rows
+            self._enter(record.shard, record)
+        self.shards_before = len(self._records)
         self._run = run
         self._shown = shown
         self._metrics = metrics
         self._actors = ActorBooks()
         self._start_s = time.monotonic()
-        self._started_unix_s = time.time()
+        self._log = RunLog(output, run)
         self._first_ready_s: float | None = None
         self._patience_s = _FIRST_ACTOR_EXPECTED_S
         self._scored_s: float | None = None
-        self._recorded_s = float("-inf")
         self.state = "running"
         self._looked_s = float("-inf")
         self._failed = 0
@@ -121,12 +129,9 @@ class Account:
             book.rows += record.rows
         is_first = shard not in self._records
         if is_first:
-            self._records[shard] = record
-            self._rows_passed += self.by_id[shard].rows
+            self._enter(shard, record)
             self._metrics.shard_done(record.rows, record.bad_rows)
             self._history.shard_done(book.place, record.rows, now_s, receipt.seconds)
-            if record.quarantine and len(self._quarantines) < _QUARANTINES_KEPT:
-                self._quarantines.append(record.quarantine)
         self._shown.tell(
             "shard_done",
             shard=shard,
@@ -139,6 +144,17 @@ class Account:
             seconds=round(receipt.seconds, 3),
             is_first=is_first,
         )
+
+    def _enter(self, shard: str, record: CommitRecord) -> None:
+        """Notes down the first record of a shard."""
+        self._records[shard] = record
+        self._rows_passed += self.shards.rows(self.shards.places[shard])
+        if record.quarantine and len(self._quarantines) < _QUARANTINES_KEPT:
+            self._quarantines.append(record.quarantine)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Rows and bad rows of the shards committed so far, by id."""
+        return self._records.counts()
 
     def _note(self, name: str, notes: tuple[str, ...]) -> None:
         """Says what an actor has to tell when nobody did before; the summary has the last words."""
@@ -177,15 +193,15 @@ class Account:
                 rows_per_s=self._rate(),
             )
         )
-        if now_s - self._recorded_s >= _RECORD_EVERY_S:
-            self._record("running")
+        if self._log.is_due(now_s):
+            self._log.write(scheduler, "running")
 
     def _look_at_failures(self, scheduler: Scheduler) -> None:
         for incident in self._history.failures(scheduler.failures):
             self._shown.tell("failure", level="warning", reason=incident.reason, **self._subject(incident))
 
     def _subject(self, incident: Incident) -> dict[str, str]:
-        return {"shard" if incident.subject in self.by_id else "actor": incident.subject}
+        return {"shard" if incident.subject in self.shards.places else "actor": incident.subject}
 
     def scored(self) -> None:
         """The last shard is committed."""
@@ -195,7 +211,7 @@ class Account:
         """The run ends without a result."""
         self._end(error)
         try:
-            self._record(self.state, str(error))
+            self._log.write(self._scheduler, self.state, str(error))
         except OutputError:
             # The output may be what failed; the error itself is on its way to the user.
             return
@@ -210,7 +226,7 @@ class Account:
 
     def commits(self) -> list[CommitRecord]:
         """The commit record of every shard, in dataset order."""
-        return [self._records[shard.id] for shard in self._shards]
+        return [self._records[shard] for shard in self.shards.ids]
 
     def summary(self, success: SuccessRecord | None, seconds: float) -> Summary:
         """Closes the books.
@@ -222,7 +238,7 @@ class Account:
         if success is None:
             return self.facts().summary(seconds=seconds, circumstances=self._circumstances)
         self._end(None)
-        self._record("finished")
+        self._log.write(self._scheduler, "finished")
         return self.facts().summary(
             seconds=seconds,
             circumstances=self._circumstances,
@@ -237,13 +253,13 @@ class Account:
             run=self._run,
             state=self.state,
             out=self._output.storage.url,
-            started_s=self._started_unix_s,
+            started_s=self._log.started_s,
             rows_planned=self._rows_planned,
             rows=scheduler.rows_done if scheduler else self._rows_before,
             rows_before=self._rows_before,
             bad_rows=scheduler.bad_rows if scheduler else 0,
-            shards=len(self._shards),
-            shards_before=self._shards_before,
+            shards=len(self.shards),
+            shards_before=self.shards_before,
             shards_done=len(self._records),
             ready_s=None if self._first_ready_s is None else self._first_ready_s - start_s,
             scored_s=None if self._scored_s is None else self._scored_s - start_s,
@@ -264,25 +280,3 @@ class Account:
             return 0.0
         rows = self._scheduler.rows_done - self._rows_before
         return rows / max(1e-9, time.monotonic() - self._first_ready_s)
-
-    def _record(self, state: str, error: str = "") -> None:
-        self._recorded_s = time.monotonic()
-        scheduler = self._scheduler
-        failures: list[dict[str, Any]] = []
-        if scheduler is not None:
-            offset_s = time.time() - time.monotonic()
-            failures = [
-                {"at_s": incident.at_s + offset_s, "subject": incident.subject, "reason": incident.reason}
-                for incident in list(scheduler.failures)[-_FAILURES_KEPT:]
-            ]
-        self._output.report_run(
-            RunRecord(
-                run=self._run,
-                state=state,
-                started_s=self._started_unix_s,
-                actors=scheduler.actors_ready if scheduler else 0,
-                shards_done=scheduler.shards_done if scheduler else 0,
-                failures=failures,
-                error=error,
-            )
-        )

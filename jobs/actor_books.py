@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 
-from ..trt_actors.pipeline import PipelineStats
+from ..trt_actors.pipeline_stats import PipelineStats
 from ..trt_actors.stages import Stage, StageStats
 from ..trt_actors.task import ActorInfo, EngineFacts, Receipt
 from .summary import TimeShares, shares_of

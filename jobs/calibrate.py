@@ -18,12 +18,17 @@ from .calibrate_plan import CalibratePlan, make_calibrate_plan
 from .calibrate_run import collect
 from .calibrate_spec import CalibrateSpec
 from .calibration_html import write_calibration_html
-from .progress import Reporter, Silent
+from .progress import Reporter
+from .reporting import reporting
 from .sample_run import forget
 
 __all__ = ["CalibrateSummary", "calibrate_within", "run_calibrate"]
 
 _MOST_SHOWN = 10
+_FINISHED = (
+    *("rows", "bad_rows", "units", "units_before", "actors", "backend", "failures"),
+    *("tensors", "digest", "stored", "table"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +120,7 @@ def run_calibrate(spec: CalibrateSpec, reporter: Reporter | None = None) -> Cali
     Raises:
         TrtfleetError: The calibration failed; what was observed stays for the next call.
     """
-    with reporter or Silent() as shown:
+    with reporting(reporter, spec.log_format) as shown:
         return calibrate_within(spec, shown)
 
 
@@ -128,9 +133,16 @@ def calibrate_within(spec: CalibrateSpec, shown: Reporter) -> CalibrateSummary:
     start_s = time.monotonic()
     plan = make_calibrate_plan(spec)
     tensors = len(plan.observed.tensors)
-    shown.say(
+    shown.tell(
+        "job_planned",
         f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows; "
-        f"{len(plan.rows):,} are sampled, {tensors} tensors observed"
+        f"{len(plan.rows):,} are sampled, {tensors} tensors observed",
+        job=plan.job,
+        model=spec.model,
+        files=len(plan.dataset.files),
+        rows=plan.dataset.rows,
+        samples=len(plan.rows),
+        tensors=tensors,
     )
     if len(plan.rows) < spec.samples:
         shown.say(f"there are fewer rows than --samples {spec.samples:,}: all {len(plan.rows):,} are taken")
@@ -141,8 +153,9 @@ def calibrate_within(spec: CalibrateSpec, shown: Reporter) -> CalibrateSummary:
         _write(spec.table, table.encode())
     if spec.report_path is not None:
         write_calibration_html(table, spec.report_path)
+        shown.tell("report_written", place=spec.report_path)
     forget(plan.work)
-    return CalibrateSummary(
+    summary = CalibrateSummary(
         model=spec.model,
         method=table.method,
         stored=stored,
@@ -164,6 +177,9 @@ def calibrate_within(spec: CalibrateSpec, shown: Reporter) -> CalibrateSummary:
         failures=found.failures,
         seconds=time.monotonic() - start_s,
     )
+    told = {name: getattr(summary, name) for name in _FINISHED}
+    shown.tell("run_finished", job=plan.job, seconds=round(summary.seconds, 3), **told)
+    return summary
 
 
 def _table(plan: CalibratePlan, found: Collected) -> CalibrationTable:

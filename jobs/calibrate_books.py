@@ -26,7 +26,7 @@ def collected(books: SampleBooks) -> Collected:
 
     Raises:
         CalibrationError: Statistics are damaged.
-        CacheError: They are gone.
+        RecordsGoneError: They are gone.
         BadRowsError: More than half of the rows are bad.
     """
     outcome = books.outcome()

@@ -70,6 +70,11 @@ class CalibratePlan:
         return self.spec
 
     @property
+    def job(self) -> str:
+        """The command's name."""
+        return "calibrate"
+
+    @property
     def label(self) -> str:
         """The model's file name."""
         return os.path.basename(self.spec.model)
@@ -87,6 +92,8 @@ class CalibratePlan:
             **self.fitted.feeding(self.spec, self.projection, threads),
             observed=self.observed,
             backend=self.spec.backend,
+            log_format=self.spec.log_format,
+            batch_timeout_s=self.spec.batch_timeout,
         )
 
 

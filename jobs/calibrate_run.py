@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ..errors import CacheError, OutputError
 from ..trt_actors.actor import CalibrateActor
 from .calibrate_books import Collected, collected
 from .calibrate_plan import CalibratePlan
 from .progress import Reporter
-from .sample_run import forget, run_sample
+from .sample_run import run_sample
 
 __all__ = ["collect"]
 
@@ -18,11 +17,4 @@ def collect(plan: CalibratePlan, shown: Reporter) -> Collected:
     Raises:
         TrtfleetError: The statistics cannot be had; what was collected stays for the next call.
     """
-    try:
-        return collected(run_sample(plan, shown, actor=CalibrateActor, method="observe"))
-    except (CacheError, OutputError) as error:
-        if " is gone" not in error.fact:
-            raise
-        shown.say("another run of the same calibration ended and removed its statistics: beginning again")
-        forget(plan.work)
-        return collected(run_sample(plan, shown, actor=CalibrateActor, method="observe"))
+    return run_sample(plan, shown, actor=CalibrateActor, method="observe", read=collected)

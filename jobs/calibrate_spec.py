@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
 from ..trt_actors.calibration.calibrator import BACKENDS
 from ..trt_actors.calibration.thresholds import Method
+from ..trt_actors.event_log import check_log_format
 from .coerce import coerce, cpus, plain_values
+from .feed_spec import FeedSpec
 from .spec import ScoreSpec, feed_options
 
 __all__ = ["CalibrateSpec"]
@@ -18,7 +20,7 @@ _NOWHERE = "."
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateSpec:
+class CalibrateSpec(FeedSpec):
     """One calibration.
 
     Attributes:
@@ -33,20 +35,12 @@ class CalibrateSpec:
         actors: Ray actors; None takes as many as fit on the cluster.
         cpus_per_actor: CPUs of each actor, or a part of one; None as for a scoring job.
         gpus_per_actor: GPUs of each actor on CUDA; below 1, actors share one.
+        batch_timeout: Seconds that a hook or a network may take for one batch before the actor is replaced.
         backend: ``auto``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
-        input: As in ``ScoreSpec``, like the following.
-        normalize: Likewise.
-        layout: Likewise.
-        resize: Likewise.
-        preprocess: Likewise.
-        columns: Likewise.
-        fill_null: Likewise.
-        pad_to: Likewise.
-        pad_value: Likewise.
-        mask: Likewise.
         address: Ray cluster; None takes ``RAY_ADDRESS``, else starts Ray on this machine.
         cache: Engine cache; None takes ``TRTFLEET_CACHE`` or the user's cache.
         report: Local file for the HTML report; None writes it beside ``table``.
+        log_format: ``text`` for people, or ``json``: one object a line, from the actors too.
 
     Raises:
         UsageError: An option is malformed or contradicts another.
@@ -63,20 +57,12 @@ class CalibrateSpec:
     actors: int | None = None
     cpus_per_actor: float | None = None
     gpus_per_actor: float = 1.0
+    batch_timeout: float = 600.0
     backend: str = "auto"
-    input: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    normalize: str | None = None
-    layout: str | None = None
-    resize: tuple[int, int] | None = None
-    preprocess: str | None = None
-    columns: tuple[str, ...] = ()
-    fill_null: float | None = None
-    pad_to: int | None = None
-    pad_value: int = 0
-    mask: tuple[str, ...] = ()
     address: str | None = None
     cache: str | None = None
     report: str | None = None
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -89,6 +75,7 @@ class CalibrateSpec:
             known = ", ".join(BACKENDS)
             raise UsageError(f"backend {self.backend!r} does not calibrate", f"choose one of {known}")
         Method.parse(self.method)
+        check_log_format(self.log_format)
         # Made once here, so that what both kinds of jobs ask is refused in the same words.
         _ = self.feeding
 
@@ -102,6 +89,7 @@ class CalibrateSpec:
             batch_size=self.batch_size,
             actors=self.actors,
             gpus_per_actor=self.gpus_per_actor,
+            batch_timeout=self.batch_timeout,
             **feed_options(self),
         )
 

@@ -154,11 +154,12 @@ class ClusterView:
                 yield from (f"{where}: {words}" for words in _doubts(view, view.report))
 
     def _kinds(self) -> Iterator[str]:
-        if not self.classes:
+        if self.classes:
+            yield from in_columns([_CLASSES, *map(_class_words, self.classes)])
+        else:
             yield "no GPU was seen"
-            return
-        yield from in_columns([_CLASSES, *map(_class_words, self.classes)])
-        where = "" if self.is_cache_shared else ", each node its own; the least is told"
+        is_by_node = bool(self.classes) and not self.is_cache_shared
+        where = ", each node its own; the least is told" if is_by_node else ""
         yield f"engine cache {self.cache or 'none'}{where}"
         if self.cache_failure:
             yield f"the cache cannot be read: {self.cache_failure}"

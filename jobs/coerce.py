@@ -15,10 +15,10 @@ _LISTS = ("data", "keep", "output", "columns", "mask", "profile", "exclude_op", 
 _INTEGERS = (
     *("batch_size", "actors", "cpus_per_actor", "pad_to", "pad_value", "shard_bytes", "max_bad_rows"),
     *("max_batch_size", "workspace_size", "min_subgraph_size", "optimization_level"),
-    *("samples", "seed"),
+    *("samples", "seed", "memory_per_actor"),
 )
 _FLAGS = ("overwrite", "use_static", "use_calib_mode", "per_layer", "suggest_exclude")
-_NUMBERS = ("fill_null", "gpus_per_actor", "max_drop", "wait_for_nodes")
+_NUMBERS = ("fill_null", "gpus_per_actor", "max_drop", "wait_for_nodes", "batch_timeout")
 _SPECIAL = {
     "batch_size": "auto",
     "actors": "auto",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import marshal
 from array import array
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import astuple
+from itertools import compress
 
 from ..datasets.records import CommitRecord
-from ..datasets.shards import Shard
+from ..datasets.shard_table import ShardTable
 
 __all__ = ["CommitTable"]
 
@@ -25,19 +26,13 @@ class CommitTable(MutableMapping[str, CommitRecord]):
     which never leaves this process.
 
     Args:
-        shards: All shards, each at its ``index``.
-        by_id: The same by their ids.
+        shards: All shards.
         records: What to begin with.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        by_id: Mapping[str, Shard],
-        records: Mapping[str, CommitRecord] | None = None,
-    ) -> None:
-        self._shards = shards
-        self._by_id = by_id
+    def __init__(self, shards: ShardTable, records: Iterable[CommitRecord] = ()) -> None:
+        self._ids = shards.ids
+        self._places = shards.places
         # Attempts by number; 0 stands for no record, 1 for an odd one.
         self._attempts: list[str] = ["", ""]
         self._numbers: dict[str, int] = {}
@@ -50,16 +45,16 @@ class CommitTable(MutableMapping[str, CommitRecord]):
         self._part_bytes = array("q", bytes(8 * len(shards)))
         self._committed_s = array("d", bytes(8 * len(shards)))
         self._digests = bytearray(_DIGEST_BYTES * len(shards))
-        for shard, record in (records or {}).items():
-            self[shard] = record
+        for record in records:
+            self[record.shard] = record
 
     def __getitem__(self, shard: str) -> CommitRecord:
-        place = self._by_id[shard].index
+        place = self._places[shard]
         number = self._attempt[place]
         if not number:
             raise KeyError(shard)
         if number == _ODD:
-            return CommitRecord(**dict(zip(_FIELDS, marshal.loads(self._odd[place]), strict=True)))
+            return self._odd_one(place)
         attempt, rows = self._attempts[number], self._rows[place]
         has_part = rows >= 0
         digest = self._digests[_DIGEST_BYTES * place : _DIGEST_BYTES * (place + 1)]
@@ -76,7 +71,7 @@ class CommitTable(MutableMapping[str, CommitRecord]):
         )
 
     def __setitem__(self, shard: str, record: CommitRecord) -> None:
-        place = self._by_id[shard].index
+        place = self._places[shard]
         self._count += not self._attempt[place]
         self._odd.pop(place, None)
         digest = self._usual(shard, record)
@@ -91,7 +86,7 @@ class CommitTable(MutableMapping[str, CommitRecord]):
         self._digests[_DIGEST_BYTES * place : _DIGEST_BYTES * (place + 1)] = digest
 
     def __delitem__(self, shard: str) -> None:
-        place = self._by_id[shard].index
+        place = self._places[shard]
         if not self._attempt[place]:
             raise KeyError(shard)
         self._count -= 1
@@ -99,14 +94,28 @@ class CommitTable(MutableMapping[str, CommitRecord]):
         self._odd.pop(place, None)
 
     def __iter__(self) -> Iterator[str]:
-        return (shard.id for shard in self._shards if self._attempt[shard.index])
+        return compress(self._ids, self._attempt)
 
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, shard: object) -> bool:
-        known = self._by_id.get(shard) if isinstance(shard, str) else None
-        return known is not None and bool(self._attempt[known.index])
+        place = self._places.get(shard) if isinstance(shard, str) else None
+        return place is not None and bool(self._attempt[place])
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Rows and bad rows of every record, by shard id; no record is made for it."""
+        return {shard: self._counted(self._places[shard]) for shard in self}
+
+    def _counted(self, place: int) -> tuple[int, int]:
+        if self._attempt[place] == _ODD:
+            record = self._odd_one(place)
+            return record.rows, record.bad_rows
+        rows = self._rows[place]
+        return (rows if rows >= 0 else -1 - rows), 0
+
+    def _odd_one(self, place: int) -> CommitRecord:
+        return CommitRecord(**dict(zip(_FIELDS, marshal.loads(self._odd[place]), strict=True)))
 
     def _usual(self, shard: str, record: CommitRecord) -> bytes | None:
         """The digest of a part, zeros for no part; None for a record that columns do not hold."""

@@ -16,11 +16,17 @@ from .compare_plan import ComparePlan, make_compare_plan
 from .compare_spec import ALL_ROWS, CompareSpec
 from .compare_summary import CompareSummary
 from .compare_trials import suggest_exclusion
-from .progress import Reporter, Silent
-from .sample_books import Outcome
+from .progress import Reporter
+from .reporting import reporting
+from .sample_books import Outcome, SampleBooks
 from .sample_run import forget, run_sample
 
 __all__ = ["CompareSummary", "run_compare"]
+
+_FINISHED = (
+    *("rows", "bad_rows", "units", "units_before", "actors", "backend", "failures"),
+    *("top1_agreement", "relative_error", "drop", "max_drop"),
+)
 
 
 def run_compare(spec: CompareSpec, reporter: Reporter | None = None) -> CompareSummary:
@@ -40,7 +46,7 @@ def run_compare(spec: CompareSpec, reporter: Reporter | None = None) -> CompareS
         TrtfleetError: The comparison failed; what was found out stays for the next call.
     """
     start_s = time.monotonic()
-    with reporter or Silent() as shown:
+    with reporting(reporter, spec.log_format) as shown:
         plan = make_compare_plan(spec)
         _tell(plan, shown)
         comparison, outcome, suggestion = _run(plan, shown)
@@ -65,14 +71,25 @@ def run_compare(spec: CompareSpec, reporter: Reporter | None = None) -> CompareS
         )
         if spec.report is not None:
             write_comparison_html(summary, spec.report)
-    forget(plan.work)
+            shown.tell("report_written", place=spec.report)
+        forget(plan.work)
+        _tell_result(plan, summary, shown)
     return summary
 
 
 def _tell(plan: ComparePlan, shown: Reporter) -> None:
-    shown.say(
+    shown.tell(
+        "job_planned",
         f"{len(plan.dataset.files):,} files, {plan.dataset.rows:,} rows; {len(plan.rows):,} are compared"
-        + (f", with {len(plan.layers)} inner tensors" if plan.spec.per_layer else "")
+        + (f", with {len(plan.layers)} inner tensors" if plan.spec.per_layer else ""),
+        job=plan.job,
+        model=plan.spec.model_a,
+        model_b=plan.spec.model_b,
+        precision_b=plan.spec.precision_b,
+        files=len(plan.dataset.files),
+        rows=plan.dataset.rows,
+        samples=len(plan.rows),
+        tensors=len(plan.layers),
     )
     if plan.spec.samples is not None and len(plan.rows) < plan.spec.samples < ALL_ROWS:
         shown.say(
@@ -84,16 +101,30 @@ def _tell(plan: ComparePlan, shown: Reporter) -> None:
         shown.say(plan.int8.found.sentence)
 
 
+def _tell_result(plan: ComparePlan, summary: CompareSummary, shown: Reporter) -> None:
+    values, suggestion = summary.as_json(), summary.suggestion
+    shown.tell(
+        "run_finished",
+        job=plan.job,
+        **{name: values[name] for name in _FINISHED},
+        seconds=round(summary.seconds, 3),
+        exclude=None if suggestion is None else list(suggestion.exclude),
+    )
+
+
 def _run(plan: ComparePlan, shown: Reporter) -> tuple[Comparison, Outcome, Suggestion | None]:
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(connect(plan.spec.address)) if plan.spec.suggest_exclude else None
-        books = run_sample(plan, shown, actor=CompareActor, method="compare")
-        outcome = books.outcome()
-        parts = (Comparison.decode(data, name) for data, name in books.parts())
-        comparison = Comparison.merged(parts, plan.pairs, plan.spec.worst)
+
+        def read(books: SampleBooks) -> tuple[Comparison, Outcome, str]:
+            outcome = books.outcome()
+            parts = (Comparison.decode(data, name) for data, name in books.parts())
+            return Comparison.merged(parts, plan.pairs, plan.spec.worst), outcome, books.run
+
+        comparison, outcome, run = run_sample(plan, shown, actor=CompareActor, method="compare", read=read)
         if not comparison.rows:
             raise EmptyDatasetError("no row was compared", "are there rows, and do they fit the model?")
         suggestion = None
         if session is not None and plan.int8 is not None:
-            suggestion = suggest_exclusion(plan, plan.int8, session, shown)
+            suggestion = suggest_exclusion(plan, plan.int8, session, shown, run)
     return comparison, outcome, suggestion

@@ -91,6 +91,11 @@ class ComparePlan:
         return first, f"{second}{precision}"
 
     @property
+    def job(self) -> str:
+        """The command's name."""
+        return "compare"
+
+    @property
     def label(self) -> str:
         """Both networks in one line."""
         return " and ".join(self.names)
@@ -116,6 +121,8 @@ class ComparePlan:
             layers=tensors,
             worst=spec.worst,
             backend=spec.backend,
+            log_format=spec.log_format,
+            batch_timeout_s=spec.batch_timeout,
             settings=self.settings[0],
             settings_b=self.settings[1],
         )

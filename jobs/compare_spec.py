@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
 from ..trt_actors.backends import check_backend
 from ..trt_actors.building.options import Precision
+from ..trt_actors.event_log import check_log_format
 from .coerce import coerce, cpus, plain_values
+from .feed_spec import FeedSpec
 from .spec import ScoreSpec, check_int8_options, feed_options
 
 __all__ = ["ALL_ROWS", "DEFAULT_MAX_DROP", "CompareSpec"]
@@ -25,8 +27,8 @@ _NOWHERE = "."
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSpec:
-    """One comparison.
+class CompareSpec(FeedSpec):
+    """One comparison; the inputs are those of the first model.
 
     Attributes:
         model_a: ONNX file or Paddle model, in single precision or as it is: what is right.
@@ -47,20 +49,12 @@ class CompareSpec:
         actors: Ray actors; None takes as many as fit on the cluster.
         cpus_per_actor: CPUs of each actor, or a part of one; None as for a scoring job.
         gpus_per_actor: GPUs of each actor of a GPU backend; below 1, actors share one.
+        batch_timeout: Seconds that a hook or a network may take for one batch before the actor is replaced.
         backend: ``auto`` or one backend's name, for both networks; with ``per_layer`` one of ONNX Runtime.
-        input: As in ``ScoreSpec`` for the first model, like the following.
-        normalize: Likewise.
-        layout: Likewise.
-        resize: Likewise.
-        preprocess: Likewise.
-        columns: Likewise.
-        fill_null: Likewise.
-        pad_to: Likewise.
-        pad_value: Likewise.
-        mask: Likewise.
         address: Ray cluster; None takes ``RAY_ADDRESS``, else starts Ray on this machine.
         cache: Engine cache; None takes ``TRTFLEET_CACHE`` or the user's cache.
         report: Local file for an HTML report; None writes none.
+        log_format: ``text`` for people, or ``json``: one object a line, from the actors too.
 
     Raises:
         UsageError: An option is malformed or contradicts another.
@@ -83,20 +77,12 @@ class CompareSpec:
     actors: int | None = None
     cpus_per_actor: float | None = None
     gpus_per_actor: float = 1.0
+    batch_timeout: float = 600.0
     backend: str = "auto"
-    input: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    normalize: str | None = None
-    layout: str | None = None
-    resize: tuple[int, int] | None = None
-    preprocess: str | None = None
-    columns: tuple[str, ...] = ()
-    fill_null: float | None = None
-    pad_to: int | None = None
-    pad_value: int = 0
-    mask: tuple[str, ...] = ()
     address: str | None = None
     cache: str | None = None
     report: str | None = None
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
@@ -110,6 +96,7 @@ class CompareSpec:
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"max_drop must be >= 0, got {self.max_drop:g}", "for example 0.01")
         check_backend(self.backend)
+        check_log_format(self.log_format)
         if self.per_layer and self.backend == "tensorrt":
             raise UsageError(
                 "TensorRT does not show inner tensors, and per_layer compares them",
@@ -145,6 +132,7 @@ class CompareSpec:
             batch_size=self.batch_size,
             actors=self.actors,
             gpus_per_actor=self.gpus_per_actor,
+            batch_timeout=self.batch_timeout,
             address=self.address,
             cache=self.cache,
             **feed_options(self),

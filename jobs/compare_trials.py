@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..cluster.budgets import Limits
@@ -13,6 +14,7 @@ from ..datasets.sampling import Unit, plan_units
 from ..datasets.storage import one_line
 from ..errors import ClusterError, TrtfleetError
 from ..trt_actors.actor import CompareActor
+from ..trt_actors.calibration.task import CalibratorInfo
 from ..trt_actors.comparison.comparison import Comparison
 from ..trt_actors.comparison.exclusion_search import Suggestion, find_exclusion
 from ..trt_actors.comparison.parity import Parity
@@ -21,6 +23,7 @@ from .compare_int8 import Int8
 from .compare_plan import ComparePlan
 from .compare_spec import DEFAULT_MAX_DROP
 from .progress import Reporter
+from .reporting import Failures
 from .room import room_of
 
 __all__ = ["TrialPool", "suggest_exclusion"]
@@ -30,7 +33,9 @@ _TRIES = 3
 Sites = tuple[Site, ...]
 
 
-def suggest_exclusion(plan: ComparePlan, int8: Int8, session: Session, shown: Reporter) -> Suggestion:
+def suggest_exclusion(
+    plan: ComparePlan, int8: Int8, session: Session, shown: Reporter, run: str
+) -> Suggestion:
     """Looks for few nodes to keep in single precision so that the second network passes.
 
     Args:
@@ -38,6 +43,7 @@ def suggest_exclusion(plan: ComparePlan, int8: Int8, session: Session, shown: Re
         int8: How its second network was quantized.
         session: The cluster.
         shown: Told how far the search is.
+        run: The run's name, for the actors' logs.
 
     Raises:
         TrtfleetError: A network cannot be run, or no actor is left.
@@ -52,24 +58,35 @@ def suggest_exclusion(plan: ComparePlan, int8: Int8, session: Session, shown: Re
     found: dict[str, bytes] = {}
     work = Work(
         actor=CompareActor,
-        task=plan.trial_task(room.threads),
+        task=replace(plan.trial_task(room.threads), run=run),
         resources=room.resources,
         threads=2,
         payload=lambda unit, attempt: (whole, by_id[unit]),
         count=lambda data: (0, 0),
         method="trial",
     )
+    scheduler = Scheduler(
+        [(unit.id, unit.rows) for unit in units],
+        # They all stay: trials come after the last unit.
+        Limits(actors=room.actors, in_flight_per_actor=1, max_bad_rows=None, spare_actors=room.actors),
+        {},
+    )
+
+    def of_search(actor: str) -> str:
+        # The comparison's own actors, which have ended, were named as these are.
+        return f"search/{actor}"
+
+    failures = Failures(shown, lambda name: {"unit": name} if name in by_id else {"actor": of_search(name)})
+
+    def on_started(name: str, info: CalibratorInfo) -> None:
+        shown.tell("actor_ready", actor=of_search(name), node=info.node, pid=info.pid, **info.told)
+
     pool = ActorPool(
-        Scheduler(
-            [(unit.id, unit.rows) for unit in units],
-            # They all stay: trials come after the last unit.
-            Limits(actors=room.actors, in_flight_per_actor=1, max_bad_rows=None, spare_actors=room.actors),
-            {},
-        ),
+        scheduler,
         work,
-        on_started=lambda name, info: None,
+        on_started=on_started,
         on_done=lambda name, unit, data: found.update({unit: data}),
-        on_progress=lambda: None,
+        on_progress=lambda: failures.look(scheduler),
     )
     try:
         pool.run()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ..cluster.planning import look_only
 from ..datasets.output import Output
 from ..datasets.sampling import Unit, plan_units
+from ..errors import CalibrationError
 from ..trt_actors.device_name import CPU
 from ..trt_actors.expectation import Inquiry
 from ..trt_actors.runtime.libcuda import gpus
@@ -55,6 +58,8 @@ def dry_run_calibrate(spec: CalibrateSpec) -> DryRun:
     )
     if len(plan.rows) < spec.samples:
         notes.say(f"there are fewer rows than --samples {spec.samples:,}: all {len(plan.rows):,} are taken")
+    if (kept := _kept(plan)) is not None:
+        notes.say(f"{kept} was made of rows fed in the same way; the new table is used in its place")
     tensors = counted(len(plan.observed.tensors), "tensor")
     return DryRun(
         job="calibrate",
@@ -73,6 +78,15 @@ def dry_run_calibrate(spec: CalibrateSpec) -> DryRun:
         target=_target(plan, existing),
         notes=(f"{tensors} are observed, thresholds by {spec.method}", *machines.notes, *notes.said),
     )
+
+
+def _kept(plan: CalibratePlan) -> str | None:
+    """The table that would be used so far, where there is one."""
+    # A calibration does not mind what else is kept, damaged tables least of all.
+    with contextlib.suppress(CalibrationError):
+        found = plan.store.find(plan.model.digest, plan.feed)
+        return None if found is None else found[0]
+    return None
 
 
 def _size_bytes(unit: Unit) -> int:

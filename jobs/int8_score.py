@@ -69,6 +69,7 @@ def same_feed(spec: ScoreSpec) -> CalibrateSpec:
         backend=spec.backend if spec.backend in BACKENDS else "auto",
         address=spec.address,
         cache=spec.cache,
+        log_format=spec.log_format,
         **feed_options(spec),
     )
 

@@ -161,7 +161,9 @@ def _look_at(
     if existing is None:
         with foreign_errors(OutputError, f"cannot read {storage.url}"):
             refuse_foreign(storage)
-    elif not spec.overwrite:
+    elif spec.overwrite:
+        existing.require_kind(fingerprint)
+    else:
         existing.require(fingerprint)
     if not tries:
         return existing

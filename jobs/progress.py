@@ -12,12 +12,13 @@ from typing import Any, Protocol, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import TrtfleetError
+from ..errors import InternalError, TrtfleetError
 from ..trt_actors.event_log import EventLog
 
 __all__ = ["BuildProgress", "JsonLines", "Reporter", "Silent", "Snapshot", "reporter_for", "telling_failure"]
 
 _LINE_EVERY_S = 5.0
+_MOST_OF_A_DEFECT = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Snapshot:
         actors: Actors at work.
         failures: Attempts and actors that failed.
         rows_per_s: Rows this run wrote, by its seconds of scoring.
+        pieces: What the job calls its shards.
     """
 
     rows_planned: int
@@ -45,6 +47,13 @@ class Snapshot:
     actors: int
     failures: int
     rows_per_s: float
+    pieces: str = "shards"
+
+    def as_facts(self) -> dict[str, Any]:
+        """All of it by name, pieces of work under the job's own name for them."""
+        facts = asdict(self)
+        pieces = facts.pop("pieces")
+        return {name.replace("shards", pieces): value for name, value in facts.items()}
 
 
 class Reporter(Protocol):
@@ -107,7 +116,7 @@ class _Lines(Silent):
             self._last_s = time.monotonic()
             share = 100 * snapshot.rows_passed / max(1, snapshot.rows_planned)
             self.say(
-                f"{share:5.1f}%  {snapshot.shards_done:,} of {snapshot.shards_total:,} shards, "
+                f"{share:5.1f}%  {snapshot.shards_done:,} of {snapshot.shards_total:,} {snapshot.pieces}, "
                 f"{snapshot.rows_written:,} rows, {_detail(snapshot)}"
             )
 
@@ -120,7 +129,7 @@ class JsonLines(Silent):
     """
 
     def __init__(self, log: EventLog | None = None) -> None:
-        self._log = log or EventLog()
+        self._log = self._of_no_run = log or EventLog()
         self._last_s = time.monotonic()
         self._opened = contextlib.ExitStack()
 
@@ -136,7 +145,9 @@ class JsonLines(Silent):
         self._log.tell("note", text)
 
     def tell(self, event: str, text: str = "", *, level: str = "info", **facts: Any) -> None:
-        """Writes the event; once a run has a name, all further ones have it."""
+        """Writes the event; all have a run's name once there is one, until another job is planned."""
+        if event == "job_planned":
+            self._log = self._of_no_run
         if event == "run_started":
             self._log = self._log.bound(run=facts.pop("run"))
         self._log.tell(event, text, level=level, **facts)
@@ -145,7 +156,7 @@ class JsonLines(Silent):
         """Tells it every few seconds as the event ``progress``."""
         if time.monotonic() - self._last_s >= _LINE_EVERY_S:
             self._last_s = time.monotonic()
-            self._log.tell("progress", **asdict(snapshot))
+            self._log.tell("progress", **snapshot.as_facts())
 
 
 class _Bar:
@@ -210,16 +221,28 @@ def telling_failure(shown: Reporter) -> Iterator[None]:
         shown.tell("run_stopped", level="warning")
         raise
     except TrtfleetError as error:
-        kind, code = type(error).__name__, error.exit_code
-        shown.tell(
-            "run_failed",
-            level="error",
-            error=kind,
-            exit_code=code,
-            reason=error.fact,
-            hint=error.hint or None,
+        _tell_failure(shown, error)
+        raise
+    except BrokenPipeError:
+        # Whoever reads the results has enough of them.
+        raise
+    except Exception as error:
+        defect = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_OF_A_DEFECT]
+        _tell_failure(
+            shown, InternalError(defect, "run again with TRTFLEET_DEBUG=1 and report the traceback")
         )
         raise
+
+
+def _tell_failure(shown: Reporter, error: TrtfleetError) -> None:
+    shown.tell(
+        "run_failed",
+        level="error",
+        error=type(error).__name__,
+        exit_code=error.exit_code,
+        reason=error.fact,
+        hint=error.hint or None,
+    )
 
 
 class BuildProgress:

@@ -226,7 +226,8 @@ def _short(value: float) -> str:
 
 
 def _svg(height: float, said: str, drawn: Sequence[str]) -> str:
+    # On a narrow screen it scrolls sideways: shrunk to fit, nobody could read its numbers.
     return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{said}">'
-        f"{''.join(drawn)}</svg>"
+        f'<div class="scroll"><svg class="chart" viewBox="0 0 {_WIDTH} {height:.0f}" role="img" '
+        f'aria-label="{said}">{"".join(drawn)}</svg></div>'
     )

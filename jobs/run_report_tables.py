@@ -186,8 +186,8 @@ def earlier_runs(runs: Sequence[RunRecord]) -> str:
     rows = (
         [
             html.escape(run.run),
-            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.started_s)),
-            html.escape(run.state),
+            _utc(run.started_s),
+            html.escape(_state(run)),
             _number(f"{run.shards_done:,}"),
             html.escape(run.error),
         ]
@@ -195,6 +195,15 @@ def earlier_runs(runs: Sequence[RunRecord]) -> str:
     )
     heads = ["run", "began, UTC", "state", "shards then done", "error"]
     return f"<section id='earlier'><h2>Other runs on this output</h2>{table(heads, rows)}</section>"
+
+
+def _state(run: RunRecord) -> str:
+    # Of a driver that was killed nobody can say more.
+    return f"{run.state}, heard of until {_utc(run.updated_s)}" if run.state == "running" else run.state
+
+
+def _utc(at_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at_s))
 
 
 def _number(text: str) -> str:

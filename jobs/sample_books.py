@@ -9,59 +9,21 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
-
-import numpy as np
 
 from ..cluster.scheduler import Scheduler
-from ..datasets.footers import Dataset
 from ..datasets.output import Output
 from ..datasets.records import CommitRecord
 from ..datasets.sampling import Unit, plan_units
-from ..datasets.storage import Storage, foreign_errors
-from ..errors import BackendError, BadRowsError, CacheError, OutputError
+from ..datasets.storage import foreign_errors
+from ..errors import BackendError, BadRowsError, OutputError, RecordsGoneError
 from ..trt_actors.calibration.task import CalibratorInfo, UnitReceipt
 from .progress import Reporter, Snapshot
-from .room import ActorOptions
+from .reporting import Failures
+from .sample_plan import SamplePlan
 
-__all__ = ["Outcome", "SampleBooks", "SamplePlan"]
+__all__ = ["Outcome", "SampleBooks"]
 
 _REASONS_KEPT = 100
-
-
-class SamplePlan(Protocol):
-    """A checked job over a sample of a dataset."""
-
-    @property
-    def options(self) -> ActorOptions:
-        """Of its actors."""
-
-    @property
-    def dataset(self) -> Dataset:
-        """Files and row groups."""
-
-    @property
-    def rows(self) -> np.ndarray:
-        """int64[n], the sampled rows, by number in dataset order."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows a batch."""
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """Everything that decides what is found out about a unit."""
-
-    @property
-    def work(self) -> Storage:
-        """Where that is kept until the job is done."""
-
-    @property
-    def label(self) -> str:
-        """What it is about, for people."""
-
-    def task(self, threads: int) -> Any:
-        """What actors of so many threads are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +60,7 @@ class SampleBooks:
         shown: Where progress is shown.
 
     Attributes:
+        run: The run's name.
         units: All units by id, in the order of the sample.
         records: The commit record of each finished unit, by id.
     """
@@ -116,15 +79,31 @@ class SampleBooks:
         self.records: dict[str, CommitRecord] = output.committed()
         self._before = len(self.records)
         self._rows_before = sum(record.rows for record in self.records.values())
-        self._run = secrets.token_hex(4)
+        self.run = secrets.token_hex(4)
         self._actors: dict[str, CalibratorInfo] = {}
         self._failures = 0
+        self._told = Failures(shown, lambda name: {"unit" if name in self.units else "actor": name})
         self._ready_s: float | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether every unit is committed."""
         return self.records.keys() >= self.units.keys()
+
+    def started(self, actors: int) -> None:
+        """The run begins, on so many actors; 0 where nothing is left to do."""
+        self._shown.tell(
+            "run_started",
+            run=self.run,
+            job=self._plan.job,
+            generation=self._output.generation,
+            samples=len(self._plan.rows),
+            batch_size=self._plan.batch_size,
+            units=len(self.units),
+            units_before=self._before,
+            actors=actors,
+            backend=self._plan.options.backend,
+        )
 
     def actor_started(self, name: str, info: CalibratorInfo) -> None:
         """An actor is ready; all must compute in the same place for the same bits."""
@@ -136,17 +115,37 @@ class SampleBooks:
                 "the result would depend on who did what",
                 f"say --backend {info.backend}, or see why that node has no {agreed}",
             )
+        text = ""
         if not self._actors:
             self._ready_s = time.monotonic()
             reason = f" ({info.not_taken})" if info.not_taken else ""
-            self._shown.say(f"backend {info.backend}, batch size {self._plan.batch_size}{reason}")
+            text = f"backend {info.backend}, batch size {self._plan.batch_size}{reason}"
         self._actors[name] = info
+        self._shown.tell("actor_ready", text, actor=name, node=info.node, pid=info.pid, **info.told)
 
     def unit_done(self, name: str, unit: str, receipt: UnitReceipt) -> None:
         """An actor answered for a unit: its statistics are written, then committed, unless they are there."""
-        if unit in self.records:
-            return
-        attempt = f"{self._run}-{secrets.token_hex(4)}"
+        is_first = unit not in self.records
+        if is_first:
+            self.records[unit] = self._commit(unit, receipt)
+        info = self._actors[name]
+        self._shown.tell(
+            "unit_done",
+            unit=unit,
+            actor=name,
+            node=info.node,
+            pid=info.pid,
+            rows=receipt.rows,
+            bad_rows=len(receipt.bad),
+            seconds=round(receipt.seconds, 3),
+            is_first=is_first,
+        )
+        if is_first:
+            self._check_bad()
+
+    def _commit(self, unit: str, receipt: UnitReceipt) -> CommitRecord:
+        """Writes what was found out about a unit; returns the record that stands."""
+        attempt = f"{self.run}-{secrets.token_hex(4)}"
         storage, output = self._output.storage, self._output
         part = output.path("parts", f"{unit}-{attempt}.stats")
         quarantine = output.path("quarantine", f"{unit}-{attempt}.json") if receipt.bad else None
@@ -169,8 +168,7 @@ class SampleBooks:
         if standing.attempt != attempt:
             with contextlib.suppress(Exception):
                 storage.delete([part] if quarantine is None else [part, quarantine])
-        self.records[unit] = standing
-        self._check_bad()
+        return standing
 
     def _check_bad(self) -> None:
         bad = sum(record.bad_rows for record in self.records.values())
@@ -183,7 +181,10 @@ class SampleBooks:
 
     def progress(self, scheduler: Scheduler) -> None:
         """Shows how far the run is."""
-        self._failures = scheduler.deaths + scheduler.errors
+        failures = scheduler.deaths + scheduler.errors
+        if failures != self._failures:
+            self.look_at_failures(scheduler)
+        self._failures = failures
         passed = sum(self.units[unit].rows for unit in self.records if unit in self.units)
         seconds = 0.0 if self._ready_s is None else time.monotonic() - self._ready_s
         self._shown.update(
@@ -197,8 +198,13 @@ class SampleBooks:
                 actors=scheduler.actors_ready,
                 failures=self._failures,
                 rows_per_s=(scheduler.rows_done - self._rows_before) / seconds if seconds else 0.0,
+                pieces="units",
             )
         )
+
+    def look_at_failures(self, scheduler: Scheduler) -> None:
+        """Tells of what failed since the last look."""
+        self._told.look(scheduler)
 
     def outcome(self) -> Outcome:
         """What became of the sample, once it is complete.
@@ -224,7 +230,7 @@ class SampleBooks:
         """What was found out about each unit, in the order of the sample, and the name of what holds it.
 
         Raises:
-            CacheError: It is gone.
+            RecordsGoneError: It is gone, as it is once a run of the same job has ended.
         """
         storage = self._output.storage
         for unit in self.units:
@@ -232,7 +238,9 @@ class SampleBooks:
             with foreign_errors(OutputError, f"cannot read {storage.url}"):
                 data = storage.get(path)
             if data is None:
-                raise CacheError(f"{storage.describe(path)} is gone", f"remove {storage.url} and repeat")
+                raise RecordsGoneError(
+                    f"{storage.describe(path)} is gone", f"remove {storage.url} and repeat"
+                )
             yield data, storage.describe(path)
 
     def _reasons(self) -> Sequence[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from ..cluster.budgets import Limits
 from ..cluster.pool import ActorPool, Work
@@ -15,11 +17,15 @@ from ..datasets.output import Output
 from ..datasets.records import JobRecord
 from ..datasets.sampling import suggest_unit_batches
 from ..datasets.storage import Storage
+from ..errors import RecordsGoneError
 from .progress import Reporter
 from .room import Room, room_of
-from .sample_books import SampleBooks, SamplePlan
+from .sample_books import SampleBooks
+from .sample_plan import SamplePlan
 
 __all__ = ["UNITS_IN_FLIGHT", "forget", "run_sample", "unit_batches_of"]
+
+T = TypeVar("T")
 
 UNITS_IN_FLIGHT = 2
 """Units that an actor holds at once."""
@@ -28,8 +34,10 @@ _SPARE_THREADS = 1
 _MOST_UNIT_BATCHES = 256
 
 
-def run_sample(plan: SamplePlan, shown: Reporter, *, actor: Any, method: str) -> SampleBooks:
-    """Has every unit of the sample worked on, as far as that was not done before.
+def run_sample(
+    plan: SamplePlan, shown: Reporter, *, actor: Any, method: str, read: Callable[[SampleBooks], T]
+) -> T:
+    """Has every unit of the sample worked on, as far as that was not done before, and reads what was found.
 
     The driver alone writes: actors answer with some hundred kilobytes for each unit. What an actor that was
     believed dead answers later is either the same bytes or not listened to.
@@ -39,22 +47,35 @@ def run_sample(plan: SamplePlan, shown: Reporter, *, actor: Any, method: str) ->
         shown: Where progress is shown.
         actor: A Ray actor class with ``start(task)`` and the method named by ``method``.
         method: Takes a ``Unit``, returns a ``UnitReceipt``.
+        read: Makes something of the complete books. Called again, with others, where another run of the same
+            job ended meanwhile and removed what both knew of units.
 
     Returns:
-        The books, complete.
+        What was made of them.
 
     Raises:
         TrtfleetError: The job failed; what is known of units stays for the next call.
     """
+    try:
+        return read(_completed(plan, shown, actor, method))
+    except RecordsGoneError:
+        shown.say("another run of the same job ended and removed what was known of it: beginning again")
+        forget(plan.work)
+        return read(_completed(plan, shown, actor, method))
+
+
+def _completed(plan: SamplePlan, shown: Reporter, actor: Any, method: str) -> SampleBooks:
     existing = Output.latest(plan.work)
     if existing is not None:
         existing.require(plan.fingerprint)
         books = SampleBooks(plan, existing, shown)
         if books.is_complete:
+            books.started(0)
             return books
     with connect(plan.options.address) as session:
         room = room_of(plan.options, session, shown)
         books = SampleBooks(plan, existing or _create(plan, room.actors), shown)
+        books.started(room.actors)
         _run(plan, books, room, session, shown, actor, method)
     return books
 
@@ -104,7 +125,7 @@ def _run(
     )
     work = Work(
         actor=actor,
-        task=plan.task(room.threads),
+        task=replace(plan.task(room.threads), run=books.run),
         resources=room.resources,
         threads=UNITS_IN_FLIGHT + _SPARE_THREADS,
         payload=lambda unit, attempt: (books.units[unit],),
@@ -122,4 +143,5 @@ def _run(
     try:
         pool.run()
     finally:
+        books.look_at_failures(scheduler)
         pool.close()

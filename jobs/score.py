@@ -125,18 +125,6 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
     job = open_job(plan, actors, most_shard_bytes(room.resources.gpus))
     if verdict is not None:
         record(job.output, verdict)
-    committed = job.output.committed()
-    shown.tell(
-        "run_started",
-        run=job.run,
-        out=job.output.storage.url,
-        generation=job.output.generation,
-        shards=len(job.shards),
-        shards_before=len(committed),
-        actors=actors,
-        backend=spec.backend,
-        precision=spec.precision,
-    )
     circumstances = Circumstances(
         readers=min(reading_threads(cpus), cpus),
         feeders=SHARDS_IN_FLIGHT,
@@ -144,9 +132,24 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
         column=_widest_column(plan),
         advice=tuple(advice),
     )
+    # By the million, these records take more memory than all else; the account packs them.
+    committed = job.output.committed().values()
     account = Account(job.output, job.shards, committed, job.run, shown, JobMetrics(job.run), circumstances)
+    del committed
+    shown.tell(
+        "run_started",
+        run=job.run,
+        out=job.output.storage.url,
+        generation=job.output.generation,
+        shards=len(job.shards),
+        shards_before=account.shards_before,
+        actors=actors,
+        backend=spec.backend,
+        precision=spec.precision,
+    )
+    shards = account.shards
     scheduler = Scheduler(
-        [(shard.id, shard.rows) for shard in job.shards],
+        shards.weights,
         Limits(
             actors=actors,
             in_flight_per_actor=SHARDS_IN_FLIGHT,
@@ -154,18 +157,16 @@ def _run(plan: Plan, session: Session, shown: Reporter, start_s: float, advice: 
             # Merging is reading and writing: it takes some actors, not all.
             spare_actors=min(actors, max(_LEAST_SPARE, actors // 4)),
         ),
-        {shard: (record.rows, record.bad_rows) for shard, record in committed.items()},
+        account.counts(),
+        shards.places,
     )
     account.watch(scheduler)
-    # By the million, these records take more memory than all else; the account keeps them packed.
-    del committed
-    by_id = account.by_id
     work = Work(
         actor=ScoreActor,
         task=score_task(plan, job.output, threads=cpus, run=job.run),
         resources=room.resources,
         threads=SHARDS_IN_FLIGHT + _SPARE_THREADS,
-        payload=lambda shard, attempt: (by_id[shard], f"{job.run}-{attempt}"),
+        payload=lambda shard, attempt: (shards.named(shard), f"{job.run}-{attempt}"),
         count=lambda receipt: (receipt.record.rows, receipt.record.bad_rows),
         kind=lambda info: info.device,
     )

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cluster.pool import ActorPool
-from ..datasets.merge import merge_group, plan_merge, publish
+from ..datasets.merge import StagedPart, merge_group, plan_merge
 from ..datasets.output import Output
-from ..datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
+from ..datasets.records import CommitRecord, JobRecord, SuccessRecord
 from ..datasets.shards import DEFAULT_SHARD_BYTES, Shard, plan_shards, suggest_shard_bytes
+from ..datasets.swap import publish
 from ..errors import EmptyDatasetError, OutputError
 from .plan import Plan
 
@@ -33,7 +34,7 @@ class ScoreJob:
     """
 
     plan: Plan
-    shards: list[Shard]
+    shards: Sequence[Shard]
     output: Output
     run: str
 
@@ -105,8 +106,8 @@ def finish_job(
             "check the filter's values",
         )
     try:
-        finals, folder = _merge(job, commits, pool)
-        return publish(job.output, finals, folder, commits=commits, seconds=seconds)
+        staged = _merge(job, commits, pool)
+        return publish(job.output, staged, commits=commits, seconds=seconds)
     except OutputError:
         theirs = job.output.success()
         if theirs is None:
@@ -114,14 +115,12 @@ def finish_job(
         return job.output.finish(theirs)
 
 
-def _merge(job: ScoreJob, commits: Sequence[CommitRecord], pool: ActorPool) -> tuple[list[FinalPart], str]:
-    """Makes the final files, on the actors or else here; also returns the folder they are staged in."""
+def _merge(job: ScoreJob, commits: Sequence[CommitRecord], pool: ActorPool) -> list[StagedPart]:
+    """Makes the final files, on the actors or else here."""
     groups = plan_merge(commits)
     if len(groups) > 1:
         found: list[Any] = pool.map("merge", [(group, job.run) for group in groups])
-        if all(isinstance(result, FinalPart) for result in found):
-            return found, job.run
-    # In a folder of our own: an actor that was given up may wake and write on in the run's.
-    folder = f"{job.run}-driver"
+        if all(isinstance(result, StagedPart) for result in found):
+            return found
     codec = job.plan.spec.compression
-    return [merge_group(job.output, group, folder, codec) for group in groups], folder
+    return [merge_group(job.output, group, job.run, codec) for group in groups]

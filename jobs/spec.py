@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import yaml
@@ -14,10 +14,11 @@ from ..errors import UsageError
 from ..trt_actors.backends import check_backend
 from ..trt_actors.building.options import BuildOptions, Precision, Profile
 from ..trt_actors.emit import Emit
-from ..trt_actors.event_log import LOG_FORMATS
+from ..trt_actors.event_log import check_log_format
 from ..trt_actors.normalize import Normalize
 from ..trt_actors.task import IMAGE_DECODERS
 from .coerce import coerce, hint_for, plain_values
+from .feed_spec import FeedSpec
 from .plain_yaml import read_yaml
 
 __all__ = ["ON_DROP", "OnDrop", "ScoreSpec", "check_int8_options", "feed_options", "load_spec"]
@@ -26,45 +27,35 @@ OnDrop = Literal["refuse", "warn", "ignore"]
 ON_DROP: tuple[str, ...] = get_args(OnDrop)
 
 _MOST_SPEC_BYTES = 256 << 10
-_FEED = (
-    *("input", "normalize", "layout", "resize", "preprocess", "columns"),
-    *("fill_null", "pad_to", "pad_value", "mask"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreSpec:
+class ScoreSpec(FeedSpec):
     """One scoring job.
 
     Attributes:
         model: ONNX file.
         data: Files, globs, folders or ``s3://`` prefixes of Parquet or Arrow IPC data, in dataset order.
         out: Folder or ``s3://`` prefix for the results.
-        input: Columns by model input; inputs left out are matched by name and type.
         keep: Columns carried into the output.
         batch_size: Rows a batch; None measures the smallest that is nearly as fast as the best.
         actors: Ray actors; None takes as many as fit on the cluster, and more when it grows.
         cpus_per_actor: CPUs of each actor, which are also its engine's and decoders' threads; None takes an
             actor's share of its node where it has a GPU, else one.
         gpus_per_actor: GPUs of each actor of a GPU backend; below 1, actors share one.
+        memory_per_actor: Bytes that an actor's process may use by itself before it is replaced; None for any
+            number.
+        batch_timeout: Seconds that a hook or the engine may take for one batch before the actor is replaced;
+            infinity for any time.
         wait_for_nodes: Seconds that a job without any actor waits for a node that fits one; None for 600, but
             when it begins only where the cluster's autoscaler tells that it could bring such a node.
         backend: ``auto``, ``tensorrt``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
-        normalize: ``imagenet`` or ``MEAN:STD`` in the units of the stored values; done inside the network.
         image_decoder: Where JPEG images are decoded: ``cpu``, ``gpu``, or ``auto``, which takes the GPU that
             scores them where nvImageCodec is installed.
-        layout: ``nhwc`` or ``nchw``: how images are stored, where the column's type does not tell.
-        resize: (height, width) for encoded images.
         emit: ``raw``, ``softmax``, ``argmax`` or ``topk:K``; done inside the network.
         output: Model outputs to write; all when empty.
-        preprocess: ``package.module:function`` before the network; see ``trt_actors/hooks.py``.
-        postprocess: ``package.module:function`` after it.
-        columns: Columns a preprocess hook gets; all when empty.
+        postprocess: ``package.module:function`` after the network; see ``trt_actors/hooks.py``.
         filter: Row filter, see ``datasets/filters.py``.
-        fill_null: Value for nulls; None makes a row with a null a bad row.
-        pad_to: Length that ragged rows are padded to; None pads to the longest of each batch.
-        pad_value: What they are padded with.
-        mask: Model inputs that get the attention mask of the ragged ones.
         shard_bytes: Uncompressed bytes of a shard; None follows the dataset and the actors, at most 64 MiB.
         max_bad_rows: Rows that may be quarantined before the job fails; None for any number.
         compression: Parquet codec of the output.
@@ -98,28 +89,20 @@ class ScoreSpec:
     model: str
     data: tuple[str, ...]
     out: str
-    input: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     batch_size: int | None = None
     actors: int | None = None
     cpus_per_actor: int | None = None
     gpus_per_actor: float = 1.0
+    memory_per_actor: int | None = None
+    batch_timeout: float = 600.0
     wait_for_nodes: float | None = None
     backend: str = "auto"
-    normalize: str | None = None
     image_decoder: str = "auto"
-    layout: str | None = None
-    resize: tuple[int, int] | None = None
     emit: str = "raw"
     output: tuple[str, ...] = ()
-    preprocess: str | None = None
     postprocess: str | None = None
-    columns: tuple[str, ...] = ()
     filter: str | None = None
-    fill_null: float | None = None
-    pad_to: int | None = None
-    pad_value: int = 0
-    mask: tuple[str, ...] = ()
     shard_bytes: int | None = None
     max_bad_rows: int | None = 0
     compression: str = "snappy"
@@ -146,7 +129,7 @@ class ScoreSpec:
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError("no data was named", "name a file, a folder or a glob")
-        for name in ("batch_size", "actors", "cpus_per_actor", "pad_to", "shard_bytes"):
+        for name in ("batch_size", "actors", "cpus_per_actor", "memory_per_actor", "pad_to", "shard_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be >= 1, got {value}", hint_for(name))
@@ -154,6 +137,10 @@ class ScoreSpec:
             raise UsageError(
                 f"gpus_per_actor must be above 0 and at most 1, got {self.gpus_per_actor:g}",
                 "an actor runs on one GPU, or shares one",
+            )
+        if not self.batch_timeout > 0:
+            raise UsageError(
+                f"batch_timeout must be above 0, got {self.batch_timeout:g}", hint_for("batch_timeout")
             )
         if self.wait_for_nodes is not None and not 0 <= self.wait_for_nodes < float("inf"):
             raise UsageError(
@@ -176,11 +163,7 @@ class ScoreSpec:
         if self.compression not in COMPRESSIONS:
             known = ", ".join(COMPRESSIONS)
             raise UsageError(f"compression {self.compression!r} is unknown", f"choose one of {known}")
-        if self.log_format not in LOG_FORMATS:
-            raise UsageError(
-                f"log_format must be one of {', '.join(LOG_FORMATS)}, got {self.log_format!r}",
-                hint_for("log_format"),
-            )
+        check_log_format(self.log_format)
         if len(set(self.keep)) != len(self.keep):
             raise UsageError(f"a column is kept twice: {', '.join(self.keep)}", "name each once")
         if self.columns and not self.preprocess:
@@ -236,9 +219,9 @@ class ScoreSpec:
         return cls(**plain_values(cls, options, required=required, usage=usage, read=_read))
 
 
-def feed_options(spec: Any) -> dict[str, Any]:
+def feed_options(spec: FeedSpec) -> dict[str, Any]:
     """The options of a job's spec that decide how a network is fed, which all kinds of jobs share."""
-    return {name: getattr(spec, name) for name in _FEED}
+    return {one.name: getattr(spec, one.name) for one in fields(FeedSpec)}
 
 
 def check_int8_options(precision: str, options: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..datasets.output import Output
-from ..datasets.records import CommitRecord, RunRecord
+from ..datasets.records import CommitRecord, RunRecord, kind_of
 from ..datasets.storage import Storage, foreign_errors
 from ..errors import OutputError
 
@@ -97,6 +97,12 @@ def read_status(out: str) -> Status:
     output = Output.latest(storage)
     if output is None:
         raise OutputError(f"{storage.url} holds no output of trtfleet", "check the path")
+    kind = kind_of(output.job.fingerprint)
+    if kind != "a scoring job":
+        raise OutputError(
+            f"{storage.url} holds {kind}, and status is about scoring jobs",
+            "the command that writes it goes on, or says that nothing is left; its report is report.html",
+        )
     commits = list(output.committed().values())
     runs = output.runs()
     success = output.success()

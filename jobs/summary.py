@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..trt_actors.pipeline import PipelineStats
+from ..trt_actors.pipeline_stats import PipelineStats
 from .device_shares import DeviceShare, sized
 
 __all__ = ["Summary", "TimeShares", "device_share_of", "shares_of", "sized"]

@@ -42,4 +42,6 @@ def score_task(plan: Plan, output: Output, *, threads: int = 1, run: str = "") -
         traced=spec.trace is not None,
         run=run,
         log_format=spec.log_format,
+        batch_timeout_s=spec.batch_timeout,
+        memory_limit_bytes=spec.memory_per_actor,
     )

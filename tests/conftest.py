@@ -27,6 +27,32 @@ from onnx import TensorProto, helper, numpy_helper
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Files that take longest, about in order: several processes begin with them, so that none is left
+# with one when the others have nothing to do any more.
+LONG_FILES = (
+    "models/test_partitions.py",
+    "jobs/test_submit.py",
+    "faults/test_kill_resume.py",
+    "benchmarks/test_score_gpu.py",
+    "faults/test_many_drivers.py",
+    "jobs/test_score.py",
+    "benchmarks/test_calibrate_vs_peers.py",
+    "jobs/test_calibrate.py",
+    "benchmarks/test_score_vs_peers.py",
+    "jobs/test_sweep_processes.py",
+    "faults/test_elastic.py",
+    "models/test_int8.py",
+    "faults/test_actor_deaths.py",
+    "faults/test_crash_points.py",
+    "faults/test_hooks_gone_wrong.py",
+    "faults/test_soak.py",
+    "jobs/test_score_s3.py",
+    "security/test_secrets.py",
+    "jobs/test_cluster.py",
+    "jobs/test_example_mobilenet.py",
+    "trt_actors/cache/test_obtain_ray.py",
+)
+
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -46,22 +72,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips slow tests unless they are asked for."""
+    """Skips slow tests unless they are asked for; several processes get the long files first."""
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow, runs with --slow"))
+    if hasattr(config, "workerinput"):
+        places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray cluster in this process for all tests that score; ``connect`` finds and keeps it."""
+def ray_session(s3_environment: dict[str, str]) -> Iterator[None]:
+    """One Ray cluster in this process for all tests that score; ``connect`` finds and keeps it.
+
+    Its actors know where the S3 server is: they get the environment in which Ray is started.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
     ray.init(
         "local",
         num_cpus=4,
+        object_store_memory=100_000_000,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
@@ -181,6 +214,7 @@ def ray_head() -> Iterator[RayHead]:
     command += ["--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--ray-client-server-port={client_port}", "--dashboard-agent-listen-port=0"]
     command += ["--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"]
+    command += ["--no-monitor"]
     environment = {**_without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     with log.open("wb") as sink:
         head = subprocess.Popen(

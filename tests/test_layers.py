@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -17,13 +18,20 @@ MODULES = sorted(path for layer in LAYERS for path in (REPOSITORY / layer).rglob
 GPU_LIBRARIES = ("tensorrt", "tensorrt_rtx", "pycuda", "cupy", "torch", "cuda")
 
 
+@functools.cache
+def imports(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """The import statements of a file, wherever in it."""
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    return tuple(node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imported(path: Path) -> Iterator[str]:
-    """The full names of the modules that a file imports, wherever in it."""
+    """The full names of the modules that a file imports."""
     package = ["trtfleet", *path.relative_to(REPOSITORY).parent.parts]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = package[: len(package) - node.level + 1] if node.level else []
             module = [*base, *(node.module or "").split(".")] if node.module else base
             # ``from .. import x`` may name a module; ``from ..x import y`` never has to.
@@ -66,8 +74,8 @@ def test_imports_go_down(path: Path) -> None:
 def test_own_modules_are_imported_relatively(path: Path) -> None:
     names = [
         alias.name if isinstance(node, ast.Import) else node.module or ""
-        for node in ast.walk(ast.parse(path.read_bytes()))
-        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+        for node in imports(path)
+        if isinstance(node, ast.Import) or not node.level
         for alias in node.names
     ]
     own = ("trtfleet", *LAYERS, "errors")

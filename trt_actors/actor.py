@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import ray
@@ -23,40 +25,60 @@ from .scorer import Scorer
 from .task import ActorInfo, Receipt, ScoreTask
 from .trace import TraceEvent
 from .trial.host import TrialHost
-from .trial.task import HostInfo, Measurement, Order
+from .trial.task import HostInfo, HostTask, Measurement, Order
+from .watchdog import Watchdog
 
 __all__ = ["CalibrateActor", "CompareActor", "ScoreActor", "SweepActor", "SweepActorOn"]
 
+Worker = TypeVar("Worker")
+T = TypeVar("T")
+
+
+class _Watched(Generic[Worker]):
+    """Holds what does the work of a process, and the watch over it."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._watchdog = Watchdog()
+
+    def _open(self, make: Callable[[Watchdog], Worker], limit_s: float, memory_bytes: int | None) -> Worker:
+        self._watchdog = Watchdog(limit_s, memory_bytes, ends_process=True)
+        self._worker = make(self._watchdog)
+        return self._worker
+
+    def _do(self, work: Callable[[Worker], T]) -> T:
+        if self._worker is None:
+            raise ActorStartError("work came before the model was loaded")
+        return self._watchdog.run(functools.partial(work, self._worker))
+
 
 @ray.remote(max_restarts=0, max_task_retries=0)
-class ScoreActor:
+class ScoreActor(_Watched[Scorer]):
     """Scores shards in a process of its own; several calls at once, one per shard in flight."""
 
     def __init__(self) -> None:
+        super().__init__()
         # Arrow's default allocator returns buffers to the system within milliseconds, and a job asks for the
         # same sizes again and again: taking the C library's halves the cost of writing Parquet.
         pa.set_memory_pool(pa.system_memory_pool())
-        self._scorer: Scorer | None = None
         self._task: ScoreTask | None = None
 
     def start(self, task: ScoreTask) -> ActorInfo:
         """Loads the network; called once, before any other method."""
         self._task = task
-        self._scorer = Scorer(task)
-        return self._scorer.info
+        make = functools.partial(Scorer, task)
+        return self._open(make, task.batch_timeout_s, task.memory_limit_bytes).info
 
     def score(self, shard: Shard, attempt: str) -> Receipt:
-        """See ``Scorer.score``."""
-        if self._scorer is None:
-            raise ActorStartError("a shard came before the model was loaded")
-        return self._scorer.score(shard, attempt)
+        """See ``Scorer.score`` and ``Watchdog.run``."""
+        return self._do(lambda scorer: scorer.score(shard, attempt))
 
     def trace(self) -> tuple[tuple[TraceEvent, ...], int, ActorInfo]:
         """The events traced so far, how many were dropped, and who tells."""
-        if self._scorer is None:
+        if self._worker is None:
             raise ActorStartError("a trace was asked for before the model was loaded")
-        tracer = self._scorer.tracer
-        return tracer.events(), tracer.dropped, self._scorer.info
+        tracer = self._worker.tracer
+        return tracer.events(), tracer.dropped, self._worker.info
 
     def merge(self, group: MergeGroup, run: str) -> FinalPart:
         """See ``merge_group``."""
@@ -67,47 +89,33 @@ class ScoreActor:
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
-class CalibrateActor:
+class CalibrateActor(_Watched[Calibrator]):
     """Observes units of a sample in a process of its own; several calls at once, one per unit in flight."""
-
-    def __init__(self) -> None:
-        self._calibrator: Calibrator | None = None
 
     def start(self, task: CalibrateTask) -> CalibratorInfo:
         """Loads the network; called once, before any other method."""
-        self._calibrator = Calibrator(task)
-        return self._calibrator.info
+        return self._open(functools.partial(Calibrator, task), task.batch_timeout_s, None).info
 
     def observe(self, unit: Unit) -> UnitReceipt:
         """See ``Calibrator.observe``."""
-        if self._calibrator is None:
-            raise ActorStartError("a unit came before the model was loaded")
-        return self._calibrator.observe(unit)
+        return self._do(lambda calibrator: calibrator.observe(unit))
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
-class CompareActor:
+class CompareActor(_Watched[Comparator]):
     """Compares two networks on units of a sample in a process of its own."""
-
-    def __init__(self) -> None:
-        self._comparator: Comparator | None = None
 
     def start(self, task: CompareTask) -> CalibratorInfo:
         """Loads both networks; called once, before any other method."""
-        self._comparator = Comparator(task)
-        return self._comparator.info
+        return self._open(functools.partial(Comparator, task), task.batch_timeout_s, None).info
 
     def compare(self, unit: Unit) -> UnitReceipt:
         """See ``Comparator.compare``."""
-        if self._comparator is None:
-            raise ActorStartError("a unit came before the models were loaded")
-        return self._comparator.compare(unit)
+        return self._do(lambda comparator: comparator.compare(unit))
 
     def trial(self, sites: tuple[Site, ...], unit: Unit) -> bytes:
         """See ``Comparator.trial``."""
-        if self._comparator is None:
-            raise ActorStartError("a trial came before the models were loaded")
-        return self._comparator.trial(sites, unit)
+        return self._do(lambda comparator: comparator.trial(sites, unit))
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -117,9 +125,9 @@ class SweepActor:
     def __init__(self) -> None:
         self._host: TrialHost | None = None
 
-    def start(self, task: None) -> HostInfo:
+    def start(self, task: HostTask) -> HostInfo:
         """Looks at the devices; called once, before any other method."""
-        self._host = TrialHost()
+        self._host = TrialHost(task)
         return self._host.info
 
     def measure(self, order: Order) -> Measurement:

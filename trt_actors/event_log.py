@@ -9,12 +9,23 @@ import logging
 import math
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-__all__ = ["LOG_FORMATS", "EventLog", "NullLog", "event_log", "without_secrets"]
+from ..errors import UsageError
+
+__all__ = [
+    "LOG_FORMATS",
+    "EventLog",
+    "NullLog",
+    "actor_log",
+    "check_log_format",
+    "event_log",
+    "without_secrets",
+]
 
 LOG_FORMATS = ("text", "json")
 """``text`` is for people; its actors write nothing of their own."""
@@ -78,7 +89,8 @@ class EventLog:
             event: What happened, one of the names in ``docs/metrics.md``.
             text: The same for people; may be empty.
             level: ``debug``, ``info``, ``warning`` or ``error``.
-            facts: Plain values; those that are None are left out.
+            facts: Plain values; those that are None are left out. They stand for what the log itself would
+                say, ``time`` too where something is told later than it happened.
         """
         now_s = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
@@ -98,6 +110,26 @@ class EventLog:
         except (OSError, ValueError):
             # A log that cannot be written must not end the work.
             return
+
+    @contextlib.contextmanager
+    def attempt(self, **facts: Any) -> Iterator[dict[str, Any]]:
+        """Tells of an attempt: that it begins, and as the block ends whether it is done or failed.
+
+        Args:
+            facts: Told when it begins.
+
+        Yields:
+            What is told when it is done besides its seconds; empty, to be filled in.
+        """
+        start_s = time.monotonic()
+        found: dict[str, Any] = {}
+        self.tell("attempt_started", **facts)
+        try:
+            yield found
+        except Exception as error:
+            self.tell("attempt_failed", level="warning", error=type(error).__name__, reason=str(error))
+            raise
+        self.tell("attempt_done", **found, seconds=round(time.monotonic() - start_s, 3))
 
     @contextlib.contextmanager
     def taking_over(self, name: str = "trtfleet") -> Iterator[None]:
@@ -129,9 +161,27 @@ class NullLog(EventLog):
         yield
 
 
-def event_log(log_format: str, **bound: Any) -> EventLog:
-    """The log of an actor in one of ``LOG_FORMATS``."""
-    return EventLog(**bound) if log_format == "json" else NullLog()
+def event_log(log_format: str, stream: TextIO | None = None, **bound: Any) -> EventLog:
+    """The log of an actor in one of ``LOG_FORMATS``; the other arguments are those of ``EventLog``."""
+    return EventLog(stream, **bound) if log_format == "json" else NullLog()
+
+
+def actor_log(log_format: str, run: str) -> EventLog:
+    """The log of this process as an actor of a run: every line tells which, and where it is."""
+    return event_log(log_format, run=run, node=socket.gethostname(), pid=os.getpid())
+
+
+def check_log_format(log_format: str) -> None:
+    """Makes sure that a format is one of ``LOG_FORMATS``.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if log_format not in LOG_FORMATS:
+        known = ", ".join(LOG_FORMATS)
+        raise UsageError(
+            f"log_format must be one of {known}, got {log_format!r}", "json is for programs, text for people"
+        )
 
 
 class _Records(logging.Handler):

@@ -20,8 +20,9 @@ import pyarrow as pa
 
 from ..datasets.storage import one_line
 from ..errors import HookError
+from .watchdog import Watchdog
 
-__all__ = ["Hook", "load_hook", "run_postprocess", "run_preprocess"]
+__all__ = ["Hook", "load_hook", "run_postprocess", "run_preprocess", "watched_hook"]
 
 Hook = Callable[..., Any]
 
@@ -52,6 +53,19 @@ def load_hook(name: str, folder: str | None = None) -> Hook:
     if not callable(hook):
         raise HookError(f"{module_name} has no function {function_name}", "check the hook's name")
     return hook  # type: ignore[no-any-return]
+
+
+def watched_hook(role: str, name: str | None, folder: str | None, watchdog: Watchdog) -> Hook | None:
+    """Imports a hook, if one is named, every call of which is watched; raises as ``load_hook`` does."""
+    if name is None:
+        return None
+    hook, what = load_hook(name, folder), f"the {role} hook {name}"
+
+    def watched(*args: Any) -> Any:
+        with watchdog.step(what):
+            return hook(*args)
+
+    return watched
 
 
 def run_preprocess(hook: Hook, batch: pa.RecordBatch) -> pa.RecordBatch | dict[str, np.ndarray]:

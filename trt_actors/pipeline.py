@@ -6,10 +6,11 @@ outputs to whoever submitted the batch and frees the slot. Memory is bounded by 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from queue import Empty, SimpleQueue
@@ -18,10 +19,12 @@ import numpy as np
 
 from .engine import Engine, Slot
 from .out_of_memory import out_of_memory
+from .pipeline_stats import PipelineStats
 from .trace import NullTracer, Tracer
 from .warm_up import fastest_run, run_alone, warm_up
+from .watchdog import ENGINE, Watchdog
 
-__all__ = ["Pipeline", "PipelineStats"]
+__all__ = ["Pipeline"]
 
 Deliver = Callable[[Mapping[str, np.ndarray] | None, BaseException | None], None]
 """Takes a batch's outputs (valid until it returns) or the error of its execution.
@@ -30,31 +33,6 @@ That memory ran out is an OutOfMemoryError, whatever the runtime raised; everyth
 """
 
 _RATE_SECONDS = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineStats:
-    """Seconds of the engine thread since the first shard, which add up to its wall time.
-
-    Attributes:
-        busy_s: With batches on the engine.
-        starved_s: Waiting for a batch while a shard was in flight.
-        blocked_s: Waiting because every slot was held by the writer.
-        idle_s: Waiting without a shard in flight.
-        measuring_s: Measuring the engine's own rate.
-        rows: Rows executed.
-        engine_rows_per_s: The engine's own rate on a full batch already in its memory; 0 before it is known.
-        device_s: Of ``busy_s``, what the device executed, by its own clock; None where the CPU executes.
-    """
-
-    busy_s: float = 0.0
-    starved_s: float = 0.0
-    blocked_s: float = 0.0
-    idle_s: float = 0.0
-    measuring_s: float = 0.0
-    rows: int = 0
-    engine_rows_per_s: float = 0.0
-    device_s: float | None = None
 
 
 class _Signal(Enum):
@@ -82,15 +60,22 @@ class Pipeline:
         slots: Batches that may exist at once.
         full_rows: Rows of a full batch, to warm a device up with; None warms nothing up.
         tracer: Told of executions, waits and free slots.
+        watchdog: Watches executions.
 
     Raises:
         OutOfMemoryError: The device, warmed up, has no memory for the slots.
     """
 
     def __init__(
-        self, engine: Engine, slots: int, full_rows: int | None = None, tracer: Tracer | None = None
+        self,
+        engine: Engine,
+        slots: int,
+        full_rows: int | None = None,
+        tracer: Tracer | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._tracer = tracer or NullTracer()
+        self._watchdog = watchdog or Watchdog()
         self._engine = engine
         self._free: SimpleQueue[Slot] = SimpleQueue()
         made = [engine.slot() for _ in range(slots)]
@@ -191,7 +176,7 @@ class Pipeline:
             is_unmeasured = not self._stats.engine_rows_per_s
             if isinstance(item, _Batch) and is_unmeasured and item.rows >= self._full_rows:
                 self._drain(in_flight)
-                with self._tracer.span("measure", "executing", rows=item.rows):
+                with self._executing("measure", item.rows):
                     measuring_s = self._measure(item)
             elif isinstance(item, _Batch):
                 self._begin(item, in_flight)
@@ -205,10 +190,15 @@ class Pipeline:
                 self._account(busy_s=time.perf_counter() - start - measuring_s, measuring_s=measuring_s)
         self._ready.put(None)
 
+    @contextlib.contextmanager
+    def _executing(self, name: str, rows: int) -> Iterator[None]:
+        with self._tracer.span(name, "executing", rows=rows), self._watchdog.step(ENGINE):
+            yield
+
     def _begin(self, batch: _Batch, in_flight: deque[_Batch]) -> None:
         """Enqueues a batch; one that fails at once is handed on behind those before it."""
         try:
-            with self._tracer.span("enqueue", "executing", rows=batch.rows):
+            with self._executing("enqueue", batch.rows):
                 self._engine.enqueue(batch.slot, batch.rows)
         except Exception as error:
             self._drain(in_flight)
@@ -223,7 +213,7 @@ class Pipeline:
     def _finish(self, batch: _Batch) -> None:
         error: Exception | None = None
         try:
-            with self._tracer.span("wait", "executing", rows=batch.rows):
+            with self._executing("wait", batch.rows):
                 self._engine.wait(batch.slot)
         except Exception as raised:
             error = raised

@@ -23,8 +23,8 @@ from .engine_facts import engine_facts
 from .event_log import event_log
 from .execute import run_carefully, run_fast
 from .feed import Feed
-from .hooks import load_hook
-from .pipeline import PipelineStats
+from .hooks import watched_hook
+from .pipeline_stats import PipelineStats
 from .remembered import batch_memory
 from .results import Results
 from .runtime.image_decoder import ImageDecoder
@@ -33,6 +33,7 @@ from .stages import Stage, Stages
 from .task import ActorInfo, Receipt, ScoreTask
 from .trace import NullTracer, Tracer
 from .tuning import agree_batch_size
+from .watchdog import Watchdog
 
 __all__ = ["Scorer", "reading_threads"]
 
@@ -68,20 +69,22 @@ class Scorer:
 
     Args:
         task: The job.
+        watchdog: Watches hooks and the engine; stays the caller's to close.
 
     Raises:
         TrtfleetError: The network cannot be loaded, the backend is missing, or a hook cannot be imported.
     """
 
-    def __init__(self, task: ScoreTask) -> None:
+    def __init__(self, task: ScoreTask, watchdog: Watchdog | None = None) -> None:
         start = time.monotonic()
         self._task = task
         self._log = event_log(task.log_format, run=task.run, node=socket.gethostname(), pid=os.getpid())
         self._opened = contextlib.ExitStack()
         self._opened.enter_context(self._log.taking_over())
         self._output = Output(Storage(task.output_url), task.generation, task.job)
-        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
-        postprocess = load_hook(task.postprocess, task.hook_folder) if task.postprocess else None
+        watchdog = watchdog or Watchdog()
+        preprocess = watched_hook("preprocess", task.preprocess, task.hook_folder, watchdog)
+        postprocess = watched_hook("postprocess", task.postprocess, task.hook_folder, watchdog)
         self._engine, not_taken = open_engine(
             task.backend, task.network, settings=task.tensorrt, threads=task.threads
         )
@@ -100,7 +103,7 @@ class Scorer:
         self._results = Results(self._engine.outputs, postprocess)
         # While the engine holds its fill, as many batches again are being filled and written.
         slots = max(task.slots, 2 * self._engine.depth)
-        self._pipeline = ShrinkingPipeline(self._engine, slots, size.rows, self.tracer)
+        self._pipeline = ShrinkingPipeline(self._engine, slots, size.rows, self.tracer, watchdog)
         # Only now: what warms the device up is no part of the job.
         self._engine.trace(self.tracer)
         self.info = ActorInfo(

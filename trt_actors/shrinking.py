@@ -6,14 +6,16 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from .engine import Engine
 from .execute import BatchFailedError
 from .out_of_memory import OutOfMemoryError, free_slots
-from .pipeline import Pipeline, PipelineStats
+from .pipeline import Pipeline
+from .pipeline_stats import PipelineStats
 from .trace import Tracer
+from .watchdog import Watchdog
 
 __all__ = ["ShrinkingPipeline", "Turn"]
 
@@ -48,10 +50,14 @@ class ShrinkingPipeline:
         slots: Batches that may exist at once.
         batch_size: Rows of a full batch, to begin with.
         tracer: Told of executions, waits and free slots.
+        watchdog: Watches executions.
     """
 
-    def __init__(self, engine: Engine, slots: int, batch_size: int, tracer: Tracer) -> None:
+    def __init__(
+        self, engine: Engine, slots: int, batch_size: int, tracer: Tracer, watchdog: Watchdog | None = None
+    ) -> None:
         self._engine = engine
+        self._watchdog = watchdog
         self._slots = slots
         self._tracer = tracer
         # Such an engine fills every batch up, whatever its rows.
@@ -73,7 +79,7 @@ class ShrinkingPipeline:
     def stats(self) -> PipelineStats:
         """The account so far, of all pipelines together; making one counts as measuring."""
         with self._changed:
-            return _sum(self._before, self._turn.pipeline.stats)
+            return self._before.followed_by(self._turn.pipeline.stats)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -132,7 +138,7 @@ class ShrinkingPipeline:
         while True:
             self._engine.full_rows = batch_size
             try:
-                pipeline = Pipeline(self._engine, slots, batch_size, self._tracer)
+                pipeline = Pipeline(self._engine, slots, batch_size, self._tracer, self._watchdog)
             except OutOfMemoryError:
                 free_slots(self._engine)
                 if batch_size > 1 and not self._is_fixed:
@@ -143,7 +149,7 @@ class ShrinkingPipeline:
                     slots //= 2
                     continue
                 # The first batch will tell.
-                pipeline = Pipeline(self._engine, slots, None, self._tracer)
+                pipeline = Pipeline(self._engine, slots, None, self._tracer, self._watchdog)
             return Turn(pipeline, batch_size, is_single=batch_size == 1 and not self._is_fixed)
 
     @contextlib.contextmanager
@@ -189,23 +195,7 @@ class ShrinkingPipeline:
             raise
         with self._changed:
             making = PipelineStats(measuring_s=time.perf_counter() - start_s)
-            self._before = _sum(_sum(self._before, seen.pipeline.stats), making)
+            self._before = self._before.followed_by(seen.pipeline.stats).followed_by(making)
             self._turn, self._is_changing = made, False
             self._changed.notify_all()
         return True
-
-
-def _sum(earlier: PipelineStats, later: PipelineStats) -> PipelineStats:
-    """Two accounts as one; the engine's own rate is the later one's, once that is known."""
-    told = [stats.device_s for stats in (earlier, later) if stats.device_s is not None]
-    return replace(
-        later,
-        busy_s=earlier.busy_s + later.busy_s,
-        starved_s=earlier.starved_s + later.starved_s,
-        blocked_s=earlier.blocked_s + later.blocked_s,
-        idle_s=earlier.idle_s + later.idle_s,
-        measuring_s=earlier.measuring_s + later.measuring_s,
-        rows=earlier.rows + later.rows,
-        engine_rows_per_s=later.engine_rows_per_s or earlier.engine_rows_per_s,
-        device_s=sum(told) if told else None,
-    )

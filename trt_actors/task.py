@@ -10,7 +10,7 @@ from ..datasets.records import CommitRecord, JobRecord
 from ..datasets.signature import TensorSpec
 from .building.options import BuildOptions
 from .cache.signing import key_id
-from .pipeline import PipelineStats
+from .pipeline_stats import PipelineStats
 from .prepared import Prepared
 from .stages import StageStats
 
@@ -67,6 +67,7 @@ class FeedTask:
         preprocess: Hook name or None.
         hook_folder: Where hooks may lie besides ``sys.path``.
         threads: CPU threads of this actor's engine and readers.
+        batch_timeout_s: What one step of a batch may take before the actor gives itself up.
         prefetch_bytes: What may be read ahead for each shard.
     """
 
@@ -80,6 +81,7 @@ class FeedTask:
     preprocess: str | None = None
     hook_folder: str | None = None
     threads: int = 1
+    batch_timeout_s: float = float("inf")
     prefetch_bytes: int = 64 << 20
 
     @property
@@ -107,6 +109,7 @@ class ScoreTask(FeedTask):
         traced: Whether the actor keeps a trace.
         run: The run's name, for the actor's own log.
         log_format: Of that log, one of ``LOG_FORMATS``.
+        memory_limit_bytes: What the actor's process may use before it gives itself up; None for any amount.
     """
 
     postprocess: str | None = None
@@ -122,6 +125,7 @@ class ScoreTask(FeedTask):
     traced: bool = False
     run: str = ""
     log_format: str = "text"
+    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

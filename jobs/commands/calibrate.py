@@ -9,9 +9,11 @@ import click
 from .int8 import EXCLUDE
 from .options import (
     DRY_RUN,
+    LOG_FORMAT,
     as_json_option,
     option,
     print_result,
+    reported,
     results_alone,
     sample_options,
     with_options,
@@ -45,6 +47,7 @@ _OPTIONS = (
         hook="Hook before the network.",
     ),
     option("--report", type=click.Path(), metavar="F.html", text="HTML report; beside the table by default."),
+    LOG_FORMAT,
 )
 
 
@@ -63,12 +66,9 @@ def calibrate(model: str, data: tuple[str, ...], dry_run: bool, as_json: bool, *
     from ..calibrate import run_calibrate
     from ..calibrate_spec import CalibrateSpec
     from ..dry_run_calibrate import dry_run_calibrate
-    from ..progress import reporter_for
 
     options = {key: value for key, value in flags.items() if value not in (None, ())}
-    with results_alone():
+    with results_alone(), reported(flags["log_format"], "calibrating") as shown:
         spec = CalibrateSpec.of({"model": model, "data": data, **options})
-        found: Any = (
-            dry_run_calibrate(spec) if dry_run else run_calibrate(spec, reporter_for(doing="calibrating"))
-        )
+        found: Any = dry_run_calibrate(spec) if dry_run else run_calibrate(spec, shown)
     print_result(found, as_json)

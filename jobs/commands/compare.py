@@ -8,10 +8,12 @@ import click
 
 from .int8 import EXCLUDE
 from .options import (
+    LOG_FORMAT,
     IntOr,
     as_json_option,
     option,
     print_result,
+    reported,
     results_alone,
     sample_options,
     with_options,
@@ -50,6 +52,7 @@ _OPTIONS = (
         hook="Hook before the networks.",
     ),
     option("--report", type=click.Path(), metavar="F.html", text="HTML report to write."),
+    LOG_FORMAT,
 )
 
 
@@ -67,12 +70,12 @@ def compare(model_a: str, model_b: str, data: tuple[str, ...], as_json: bool, **
     """
     from ..compare import run_compare
     from ..compare_spec import CompareSpec
-    from ..progress import reporter_for
 
     # By identity: --max-drop 0 is something else than no limit.
     options = {key: value for key, value in flags.items() if value is not None and value != ()}
-    with results_alone():
-        spec = CompareSpec.of({"model_a": model_a, "model_b": model_b, "data": data, **options})
-        summary = run_compare(spec, reporter_for(doing="comparing"))
-    print_result(summary, as_json)
-    summary.require()
+    with reported(flags["log_format"], "comparing") as shown:
+        with results_alone():
+            spec = CompareSpec.of({"model_a": model_a, "model_b": model_b, "data": data, **options})
+            summary = run_compare(spec, shown)
+        print_result(summary, as_json)
+        summary.require()

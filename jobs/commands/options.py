@@ -5,21 +5,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..printable import printable
 
+if TYPE_CHECKING:
+    from ..progress import Reporter
+
 __all__ = [
+    "BATCH_TIMEOUT",
     "DRY_RUN",
     "ENGINE_OPTIONS",
+    "LOG_FORMAT",
     "IntOr",
     "as_json_option",
+    "exit_code_alone",
     "option",
     "print_result",
+    "reported",
     "results_alone",
     "sample_options",
     "with_options",
@@ -57,6 +65,11 @@ def option(*names: str, text: str, **how: Any) -> Option:
 DRY_RUN = option(
     "--dry-run", is_flag=True, text="Only tell what would be done: nothing is run, started or written."
 )
+LOG_FORMAT = option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    text="What stderr gets: lines for people, or one JSON object a line, from the actors too.",
+)
 as_json_option = option("--json", "as_json", is_flag=True, text="Result as JSON on stdout.")
 
 
@@ -65,6 +78,14 @@ def with_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that adds options to a command, in the order given."""
     return lambda command: functools.reduce(lambda made, add: add(made), reversed(options), command)
+
+
+BATCH_TIMEOUT = option(
+    "--batch-timeout",
+    type=float,
+    metavar="SECONDS",
+    text="How long a hook or the engine may take for one batch; 600 by default, inf for any time.",
+)
 
 
 def sample_options(backends: Sequence[str], *, backend: str, column: str, hook: str) -> tuple[Option, ...]:
@@ -80,6 +101,7 @@ def sample_options(backends: Sequence[str], *, backend: str, column: str, hook: 
         option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit."),
         option("--cpus-per-actor", type=float, metavar="X", text="CPUs of each actor, or a part of one."),
         option("--gpus-per-actor", type=float, metavar="X", text="Below 1, actors share a GPU."),
+        BATCH_TIMEOUT,
         option("--backend", type=click.Choice(backends), text=backend),
         option("--input", multiple=True, metavar="NAME=COLUMN", text=column),
         option("--normalize", metavar="imagenet|MEAN:STD", text="As in `score`, like the following."),
@@ -113,6 +135,43 @@ def results_alone() -> Iterator[None]:
     """Sends to stderr what libraries print meanwhile: Ray prints when a worker dies, whatever it is told."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
+
+
+@contextlib.contextmanager
+def reported(log_format: str | None, doing: str) -> Iterator[Reporter]:
+    """The reporter for a command's log format; in JSON the log has the last word, and the exit code follows.
+
+    Args:
+        log_format: As it was asked for; None for the default.
+        doing: What a bar says.
+    """
+    from ..progress import JsonLines, reporter_for, telling_failure
+
+    if log_format != "json":
+        yield reporter_for(doing=doing)
+        return
+    log = JsonLines()
+    with exit_code_alone(), telling_failure(log):
+        yield log
+
+
+@contextlib.contextmanager
+def exit_code_alone() -> Iterator[None]:
+    """Ends the command with the documented code: its log has said why, and takes no lines for people."""
+    from ...errors import InternalError, TrtfleetError
+
+    try:
+        yield
+    except TrtfleetError as error:
+        raise SystemExit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(130) from error
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get("TRTFLEET_DEBUG"):
+            raise
+        raise SystemExit(InternalError.exit_code) from error
 
 
 ENGINE_OPTIONS = (

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from .options import (
+    BATCH_TIMEOUT,
     DRY_RUN,
     ENGINE_OPTIONS,
+    LOG_FORMAT,
     IntOr,
     as_json_option,
+    exit_code_alone,
     option,
     print_result,
     results_alone,
@@ -38,6 +39,8 @@ _SCORE_OPTIONS = (
     option("--actors", type=IntOr("auto"), text="Ray actors; auto takes as many as fit, also later."),
     option("--cpus-per-actor", type=IntOr("auto"), text="CPUs and engine threads of each actor."),
     option("--gpus-per-actor", type=float, metavar="X", text="Below 1, actors share a GPU."),
+    option("--memory-per-actor", type=int, metavar="BYTES", text="Beyond that, an actor is replaced."),
+    BATCH_TIMEOUT,
     option(
         "--wait-for-nodes",
         type=float,
@@ -98,11 +101,7 @@ _SCORE_OPTIONS = (
     ),
     option("--on-drop", type=click.Choice(_ON_DROP), text="What happens beyond that; refuse by default."),
     option("--trace", type=click.Path(), metavar="FILE", text="Trace of one actor, for Perfetto or Chrome."),
-    option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        text="What stderr gets: lines for people, or one JSON object a line, from the actors too.",
-    ),
+    LOG_FORMAT,
     option("--report/--no-report", default=None, text="Write report.html of the run, as by default."),
 )
 
@@ -133,24 +132,11 @@ def score(spec: str | None, dry_run: bool, as_json: bool, **flags: Any) -> None:
         if dry_run:
             found: Any = dry_run_score(asked)
         elif asked.log_format == "json":
-            with _exit_code_alone():
+            with exit_code_alone():
                 found = run_score(asked, JsonLines())
         else:
             found = run_score(asked, reporter_for())
     print_result(found, as_json)
-
-
-@contextlib.contextmanager
-def _exit_code_alone() -> Iterator[None]:
-    """Ends the command with the documented code: its log has said why, and takes no lines for people."""
-    from ...errors import TrtfleetError
-
-    try:
-        yield
-    except TrtfleetError as error:
-        raise SystemExit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        raise SystemExit(130) from error
 
 
 @click.command()

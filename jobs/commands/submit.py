@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import option, with_options
+
+if TYPE_CHECKING:
+    from ..submit import SubmitSpec
 
 __all__ = ["submit"]
 
@@ -49,19 +52,20 @@ def submit(command: tuple[str, ...], **flags: Any) -> None:
         folder = flags["working_dir"] is not None
         command = latest_command(flags["address"], flags["allow_no_token"], folder)
     spec = SubmitSpec(command=command, **flags)
-    places = _places(spec.command)
+    places = _places(spec)
     code = run_submit(spec, places, say=lambda line: click.echo(line, err=True), result=click.echo)
     sys.exit(code)
 
 
-def _places(command: tuple[str, ...]) -> Any:
+def _places(spec: SubmitSpec) -> Any:
     """Reads the command as it will be read on the cluster; the files that it names."""
+    from ..submit_check import check_command
     from ..submit_places import Places
 
     root = click.get_current_context().find_root()
     group = root.command
     assert isinstance(group, click.Group)
-    name, *arguments = command
+    name, *arguments = spec.command
     found = group.commands.get(name) if name in _COMMANDS else None
     if found is None:
         raise click.UsageError(f"{name!r} cannot be submitted, only {', '.join(_COMMANDS)}")
@@ -70,6 +74,7 @@ def _places(command: tuple[str, ...]) -> Any:
         raise click.UsageError(
             "the command's own --address is not allowed: the job runs where it is submitted"
         )
+    given = check_command(name, given, spec.working_dir)
     writes = {*_WRITES, "table"} if name == "calibrate" else set(_WRITES)
     return Places(
         reads=tuple(text for key in _READS if key not in writes for text in _texts(given.get(key))),

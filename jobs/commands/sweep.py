@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from .options import DRY_RUN, as_json_option, option, print_result, results_alone, with_options
+from .options import (
+    DRY_RUN,
+    LOG_FORMAT,
+    as_json_option,
+    option,
+    print_result,
+    reported,
+    results_alone,
+    with_options,
+)
 
 __all__ = ["sweep"]
 
@@ -72,6 +81,7 @@ _OPTIONS = (
     ),
     option("--cache", metavar="URI", text="Engine cache; by default TRTFLEET_CACHE or ~/.cache."),
     option("--overwrite", is_flag=True, default=None, text="Start afresh where OUT holds a sweep."),
+    LOG_FORMAT,
 )
 
 
@@ -85,13 +95,12 @@ def sweep(models: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any) -
 
     A trial that fails is a row with its error. The same command resumes a sweep that was interrupted.
     """
-    from ..progress import reporter_for
     from ..sweep.dry_run import dry_run_sweep
     from ..sweep.job import run_sweep
     from ..sweep.spec import SweepSpec
 
     options = {key: value for key, value in flags.items() if value not in (None, ())}
-    with results_alone():
+    with results_alone(), reported(flags["log_format"], "sweeping") as shown:
         spec = SweepSpec.of({"models": models, **options})
-        result = dry_run_sweep(spec) if dry_run else run_sweep(spec, reporter_for(doing="sweeping"))
+        result = dry_run_sweep(spec) if dry_run else run_sweep(spec, shown)
     print_result(result, as_json)

@@ -15,7 +15,7 @@ from ..value_text import counted
 from .grid import Trial, devices_of, grid
 from .groups import Group, groups_of, problems_of, units_of
 from .plan import SweepPlan, make_sweep_plan
-from .results import trials_text
+from .results import read_rows, trials_text
 from .spec import SweepSpec
 
 __all__ = ["SweepDryRun", "dry_run_sweep"]
@@ -103,6 +103,8 @@ def dry_run_sweep(spec: SweepSpec) -> SweepDryRun:
     Raises:
         TrtfleetError: Whatever would make the sweep as a whole fail and can be seen without running it.
     """
+    if spec.compare is not None:
+        read_rows(spec.compare)
     plan = make_sweep_plan(spec)
     with look_only(spec.address, len(gpus())) as session:
         nodes = session.nodes
@@ -110,7 +112,10 @@ def dry_run_sweep(spec: SweepSpec) -> SweepDryRun:
         cluster = f"this machine with {session.inventory}" if is_here else f"Ray at {session.address}"
         cluster += ", where Ray would be started" if is_here else f" with {session.inventory}"
     devices = devices_of(nodes)
-    output = None if spec.overwrite else Output.latest(plan.storage)
+    output = Output.latest(plan.storage)
+    if output is not None and spec.overwrite:
+        output.require_kind(plan.fingerprint)
+        output = None
     names: Sequence[str] = list(devices)
     if output is not None:
         output.require(plan.fingerprint)

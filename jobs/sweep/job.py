@@ -9,7 +9,8 @@ from typing import Any
 
 from ...datasets.storage import foreign_errors
 from ...errors import OutputError
-from ..progress import Reporter, Silent
+from ..progress import Reporter
+from ..reporting import reporting
 from .compare import Change, changes, in_words
 from .page import REPORT, sweep_page
 from .plan import make_sweep_plan
@@ -85,21 +86,40 @@ def run_sweep(spec: SweepSpec, reporter: Reporter | None = None) -> SweepSummary
         TrtfleetError: The sweep as a whole failed; a trial that fails is a row with its error.
     """
     start_s = time.monotonic()
-    with reporter or Silent() as shown:
+    with reporting(reporter, spec.log_format) as shown:
         earlier = None if spec.compare is None else read_rows(spec.compare)
         plan = make_sweep_plan(spec)
+        shown.tell(
+            "job_planned",
+            job="sweep",
+            models=list(plan.models),
+            out=plan.storage.url,
+            data=list(spec.data) or None,
+        )
         ran = run_trials(plan, shown)
-    rows = ran.rows
-    found = None if earlier is None else changes(earlier, rows)
-    write_rows(plan.storage, rows)
-    page = sweep_page(rows, found, spec.baseline)
-    with foreign_errors(OutputError, f"cannot write to {plan.storage.url}"):
-        plan.storage.put(REPORT, page)
-    return SweepSummary(
-        out=plan.storage.url,
-        rows=rows,
-        before=ran.before,
-        changes=found,
-        baseline=spec.baseline,
-        seconds=time.monotonic() - start_s,
-    )
+        rows = ran.rows
+        found = None if earlier is None else changes(earlier, rows)
+        write_rows(plan.storage, rows)
+        page = sweep_page(rows, found, spec.baseline)
+        with foreign_errors(OutputError, f"cannot write to {plan.storage.url}"):
+            plan.storage.put(REPORT, page)
+        summary = SweepSummary(
+            out=plan.storage.url,
+            rows=rows,
+            before=ran.before,
+            changes=found,
+            baseline=spec.baseline,
+            seconds=time.monotonic() - start_s,
+        )
+        shown.tell("report_written", place=plan.storage.describe(REPORT))
+        shown.tell(
+            "run_finished",
+            job="sweep",
+            out=summary.out,
+            trials=len(rows),
+            failed=len(summary.failed),
+            measurements_before=ran.before,
+            changes=None if found is None else len(found),
+            seconds=round(summary.seconds, 3),
+        )
+    return summary

@@ -9,8 +9,10 @@ from typing import Any
 
 from ...errors import UsageError
 from ...trt_actors.building.options import PRECISIONS, BuildOptions, Profile
+from ...trt_actors.event_log import check_log_format
 from ...trt_actors.trial.task import MODES, TORCH, TRIAL_BACKENDS, Measure
 from ..coerce import coerce, plain_values
+from ..feed_spec import FeedSpec
 from ..spec import ScoreSpec, feed_options
 
 __all__ = ["SweepSpec"]
@@ -24,7 +26,7 @@ _NOWHERE = "."
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSpec:
+class SweepSpec(FeedSpec):
     """One sweep: every combination of its lists, on every kind of device of the cluster.
 
     Attributes:
@@ -46,17 +48,7 @@ class SweepSpec:
         profile: Shapes of inputs with free dimensions besides the batch, as ``NAME=MIN,OPT,MAX``; OPT is run.
         data: Dataset whose rows throughput is measured on, as a scoring job would score them; none for
             synthetic batches.
-        input: As in ``ScoreSpec``, like the following; how a network is fed from the dataset.
-        normalize: Likewise.
-        layout: Likewise.
-        resize: Likewise.
-        preprocess: Likewise.
-        columns: Likewise.
-        fill_null: Likewise.
-        pad_to: Likewise.
-        pad_value: Likewise.
-        mask: Likewise.
-        emit: Likewise.
+        emit: As in ``ScoreSpec``; like ``FeedSpec``, of use with ``data`` alone.
         torch: By name or path of a model, ``package.module:function`` that returns the same network as a
             ``torch.nn.Module``; under an empty name for all models.
         baseline: The backend that others are compared with; tried besides ``backends`` if it is not there.
@@ -64,6 +56,7 @@ class SweepSpec:
         address: Ray cluster; None takes ``RAY_ADDRESS``, else starts Ray on this machine.
         cache: Engine cache; None takes ``TRTFLEET_CACHE`` or the user's cache.
         overwrite: Start afresh where the output holds another sweep, or this one.
+        log_format: ``text`` for people, or ``json``: one object a line, from the actors too.
 
     Raises:
         UsageError: An option is malformed or contradicts another.
@@ -85,16 +78,6 @@ class SweepSpec:
     cpus_per_actor: int | None = None
     profile: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
-    input: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    normalize: str | None = None
-    layout: str | None = None
-    resize: tuple[int, int] | None = None
-    preprocess: str | None = None
-    columns: tuple[str, ...] = ()
-    fill_null: float | None = None
-    pad_to: int | None = None
-    pad_value: int = 0
-    mask: tuple[str, ...] = ()
     emit: str = "raw"
     torch: Mapping[str, str] = field(default_factory=dict)
     baseline: str | None = None
@@ -102,6 +85,7 @@ class SweepSpec:
     address: str | None = None
     cache: str | None = None
     overwrite: bool = False
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         for name in (*_NUMBER_LISTS, *_TEXT_LISTS, "models"):
@@ -116,6 +100,7 @@ class SweepSpec:
         _check_known("precision", self.precisions, PRECISIONS)
         _check_known("backend", self.tried, TRIAL_BACKENDS)
         _check_known("mode", [self.mode], MODES)
+        check_log_format(self.log_format)
         # A rate needs the time between two batches.
         for name, least in (("runs", 2), ("repeats", 1), ("cpus_per_actor", 1)):
             value = getattr(self, name)

@@ -19,9 +19,9 @@ def scraped(run: str, complete: Callable[[Series], bool]) -> Series:
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: Series = {}
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not complete(found):
-        text = urllib.request.urlopen(url, timeout=5).read().decode()
+        text = urllib.request.urlopen(url, timeout=30).read().decode()
         for line in text.splitlines():
             if f'run="{run}"' in line and line.startswith("ray_trtfleet_"):
                 name, _, rest = line.partition("{")

@@ -169,6 +169,8 @@ def test_a_resumed_job_that_is_complete_finishes_and_one_with_too_many_bad_rows_
 def test_plans_that_contradict_themselves_and_calls_out_of_order_are_defects() -> None:
     with pytest.raises(InternalError, match="3 shards have 2 distinct keys"):
         Scheduler([("s0", 1), ("s1", 1), ("s0", 1)], Limits(actors=1))
+    with pytest.raises(InternalError, match="2 shards have 1 distinct keys"):
+        Scheduler([("s0", 1), ("s1", 1)], Limits(actors=1), None, {"s0": 0})
     with pytest.raises(InternalError, match="committed shard s9 is not among the 1 planned"):
         Scheduler([("s0", 1)], Limits(actors=1), {"s9": (1, 0)})
     scheduler = Scheduler([("s0", 1)], Limits(actors=1))

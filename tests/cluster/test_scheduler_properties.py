@@ -89,7 +89,9 @@ class World:
         self.deaths: Counter[str] = Counter()
         self.node_losses: Counter[str] = Counter()
         self.due: dict[str, float] = {}
-        self.dead = self.dead_with_node = self.lost_starts = self.failed_starts = self.duplicates = 0
+        self.dead = self.dead_with_node = self.renewed = 0
+        self.lost_starts = self.failed_starts = self.duplicates = 0
+        self.workers_done: set[str] = set()
         self.durations: deque[float] = deque(maxlen=101)
         self.wake: float | None = None
         self.end: Finish | Fail | None = None
@@ -253,16 +255,18 @@ class World:
                 self.ready.remove(name)
                 self.dead += 1
                 self.dead_with_node += event.is_node_lost
+                is_renewed = isinstance(event, ActorDied) and event.is_spent and name in self.workers_done
+                self.renewed += is_renewed
                 for shard, attempt in self.flight.pop(name):
                     self.lost.append((name, shard, attempt))
-                    if shard not in self.finished:
+                    if shard not in self.finished and not is_renewed:
                         (self.node_losses if event.is_node_lost else self.deaths)[shard] += 1
                         if self.deaths[shard] > limits.shard_deaths:
                             kinds.add((FailureKind.SHARD_DEATHS, shard))
                         if self.node_losses[shard] > limits.shard_node_losses:
                             kinds.add((FailureKind.SHARD_DEATHS, shard))
                 allowed = max(8, 4 * self.target) if limits.actor_deaths is None else limits.actor_deaths
-                if self.dead - self.dead_with_node > allowed:
+                if self.dead - self.dead_with_node - self.renewed > allowed:
                     kinds.add((FailureKind.ACTOR_DEATHS, None))
             case ShardDone(actor=name, shard=shard, attempt=attempt) if shard in self.keys:
                 started = self.end_attempt(name, shard, attempt, is_done=True)
@@ -290,6 +294,7 @@ class World:
         found = self.flight.get(name, {}).pop((shard, attempt), None)
         if found is not None:
             if is_done:
+                self.workers_done.add(name)
                 seconds = self.now - self.since[name]
                 self.paces[name].measure(ROWS, seconds)
                 self.speeds.measure(self.kinds[name], ROWS, seconds)
@@ -442,6 +447,7 @@ class World:
         assert scheduler.bad_rows == self.bad_rows()
         assert scheduler.deaths == self.dead
         assert scheduler.node_losses == self.dead_with_node
+        assert scheduler.renewals == self.renewed
         assert scheduler.actors_released == self.released
         assert scheduler.errors == sum(self.errors.values())
         assert scheduler.actors_ready == len(self.ready)
@@ -480,7 +486,8 @@ class World:
                 is_unfit = pick % 4 == 3
                 return ActorFailedToStart(at_s=at_s, actor=starting, reason="no memory", is_unfit=is_unfit)
             case 14:
-                return ActorDied(at_s=at_s, actor=ready, reason="killed", is_node_lost=pick % 3 == 2)
+                how = {"is_node_lost": pick % 4 == 2, "is_spent": pick % 4 == 3}
+                return ActorDied(at_s=at_s, actor=ready, reason="killed", **how)
             case 15:
                 return ActorDied(at_s=at_s, actor=starting, reason="killed", is_node_lost=pick % 3 == 2)
             case 24:

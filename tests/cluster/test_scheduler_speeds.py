@@ -257,6 +257,21 @@ def test_a_lost_node_costs_a_shard_nothing_until_it_was_there_too_often() -> Non
     assert actions == [Fail(kind=FailureKind.SHARD_DEATHS, reason=reason, shard="s0")]
 
 
+def test_an_actor_that_has_grown_too_large_after_good_work_is_replaced_for_nothing() -> None:
+    scheduler = Scheduler([("s0", 10), ("s1", 10)], Limits(actors=1, shard_deaths=0, actor_deaths=0))
+    scheduler.start(0.0)
+    scheduler.handle(ActorReady(at_s=0.0, actor=A))
+    scheduler.handle(ShardDone(at_s=1.0, actor=A, shard="s0", attempt=1, rows=10, bad_rows=0))
+    spent = ActorDied(at_s=2.0, actor=A, reason="5 bytes of memory", is_spent=True)
+    assert scheduler.handle(spent) == [StartActor(actor=B)]
+    assert (scheduler.deaths, scheduler.renewals) == (1, 1)
+    # The next one grows as much with a single shard: that one is to blame.
+    scheduler.handle(ActorReady(at_s=3.0, actor=B))
+    (fail,) = scheduler.handle(ActorDied(at_s=4.0, actor=B, reason="5 bytes of memory", is_spent=True))
+    assert isinstance(fail, Fail)
+    assert (fail.kind, fail.shard) == (FailureKind.SHARD_DEATHS, "s1")
+
+
 def test_actors_that_start_on_a_node_that_is_lost_are_no_failed_starts() -> None:
     scheduler = Scheduler([("s0", 10), ("s1", 10)], Limits(actors=1, consecutive_failed_starts=0))
     scheduler.start(0.0)

@@ -82,7 +82,8 @@ def test_without_the_token_the_error_says_what_to_do(
     assert says in found["fact"]
     assert "RAY_AUTH_MODE=token" in found["hint"]
     assert "RAY_AUTH_TOKEN" in found["hint"]
-    assert found["seconds"] < 15
+    # Left to itself, Ray asks for 20 s before it gives up.
+    assert found["seconds"] < 20
 
 
 @pytest.mark.ray
@@ -110,7 +111,8 @@ def test_an_address_where_no_cluster_is(no_token: dict[str, str], address: str, 
     found = _connect({**no_token, "RAY_ADDRESS": address})
     assert says in found["fact"]
     assert found["hint"]
-    assert time.monotonic() - start_s < 20
+    # Left to itself, Ray tries for a quarter of an hour.
+    assert time.monotonic() - start_s < 60
 
 
 def test_a_connection_that_is_there_is_used_and_kept(ray_session: None) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from trtfleet.datasets import convert_files
+from trtfleet.datasets import convert_writer
 from trtfleet.datasets.bindings import BindingOptions, bind
 from trtfleet.datasets.columns import NUMPY_TYPES
 from trtfleet.datasets.convert_columns import FastColumn, candidates, is_fast, settle
@@ -166,7 +166,7 @@ def test_other_columns_keep_type_and_value(tmp_path: Path, source: str) -> None:
 def test_converted_columns_are_bare_bytes_in_small_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert_files, "GROUP_BYTES", 1000)
+    monkeypatch.setattr(convert_writer, "_GROUP_BYTES", 1000)
     table = pa.table({"id": np.arange(50), "x": pa.array([[7] * 100] * 50, pa.list_(pa.uint8()))})
     pq.write_table(table, tmp_path / "a.parquet")
     rewrite(tmp_path / "a.parquet", tmp_path / "b.parquet")

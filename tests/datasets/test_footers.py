@@ -237,6 +237,13 @@ def test_footers_are_read_some_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert [sum(group.rows for group in groups) for _, groups in files] == list(range(1, count + 1))
 
 
+def test_a_row_group_of_bytes_beyond_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet", pa.table({"a": np.arange(100)}), 50)
+    monkeypatch.setattr("trtfleet.datasets.footers.MAX_GROUP_BYTES", 399)
+    with pytest.raises(DatasetError, match=r"row group 0 has 50 rows of 5\d\d bytes, .* and 399 bytes"):
+        look(tmp_path, ["a"])
+
+
 def test_partition_values(tmp_path: Path) -> None:
     for folder in ("n=1/s=x", "n=__HIVE_DEFAULT_PARTITION__/s=2", "other"):
         write(tmp_path / folder / "a.parquet", pa.table({"a": [1]}), 1)

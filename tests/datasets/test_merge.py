@@ -19,11 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trtfleet.datasets.merge import merge_group, plan_merge, publish
-from trtfleet.datasets.output import HIDDEN, SUCCESS, Output
+from trtfleet.datasets.litter import forget
+from trtfleet.datasets.merge import StagedPart, merge_group, plan_merge
+from trtfleet.datasets.naming import HIDDEN, SUCCESS
+from trtfleet.datasets.output import Output
 from trtfleet.datasets.parts import PartWriter
-from trtfleet.datasets.records import CommitRecord, FinalPart, JobRecord, SuccessRecord
+from trtfleet.datasets.records import CommitRecord, JobRecord, SuccessRecord
 from trtfleet.datasets.storage import Entry, Storage
+from trtfleet.datasets.swap import publish
 from trtfleet.errors import DatasetError, OutputError
 
 FILE_BYTES = 8000
@@ -53,7 +56,7 @@ def test_grouping(parts: list[tuple[int, int]], file_bytes: int) -> None:
     commits = [commit(n, size, rows) for n, (size, rows) in enumerate(parts)]
     groups = plan_merge(commits, file_bytes, few_parts=0)
     assert [part for group in groups for part in group.parts] == [c for c in commits if c.part is not None]
-    assert [group.name for group in groups] == [f"part-{n:05d}.parquet" for n in range(len(groups))]
+    assert [group.number for group in groups] == list(range(len(groups)))
     for group in groups:
         sizes = [part.part_bytes for part in group.parts]
         assert sizes
@@ -122,7 +125,7 @@ def build(storage: Storage, generation: int) -> Output:
     return output
 
 
-def merge(output: Output, run: str) -> tuple[list[CommitRecord], list[FinalPart]]:
+def merge(output: Output, run: str) -> tuple[list[CommitRecord], list[StagedPart]]:
     commits = sorted(output.committed().values(), key=lambda record: record.shard)
     return commits, [
         merge_group(output, group, run, "snappy") for group in plan_merge(commits, FILE_BYTES, few_parts=0)
@@ -138,7 +141,7 @@ def finish(storage: Storage, run: str) -> SuccessRecord:
         return output.finish(standing)
     try:
         commits, finals = merge(output, run)
-        return publish(output, finals, run, commits=commits, seconds=1.0)
+        return publish(output, finals, commits=commits, seconds=1.0)
     except OutputError:
         theirs = output.success()
         if theirs is None:
@@ -259,6 +262,9 @@ class Watched(Storage):
     def publish(self, source: str, target: str) -> None:
         self._do(super().publish, source, target)
 
+    def remove_folder(self, path: str) -> None:
+        self._do(super().remove_folder, path)
+
     def link_or_copy(self, source: str, target: str) -> None:
         self._do(super().link_or_copy, source, target)
 
@@ -301,6 +307,23 @@ def test_the_result_is_the_rows_in_order(fresh: Callable[[], Path], expected: di
     assert [part["rows"] for part in record.parts] == [10, 400, 30, 400, 10]
 
 
+def test_no_two_generations_share_a_name(fresh: Callable[[], Path]) -> None:
+    storage = Storage(fresh())
+    before = visible(storage)
+    finish(storage, "r")
+    assert sorted(before) == [f"part-{number:05d}.parquet" for number in range(6)]
+    assert sorted(visible(storage)) == [f"part-{number:05d}-g0002.parquet" for number in range(5)]
+
+
+def test_what_was_staged_by_another_attempt_is_left_alone(fresh: Callable[[], Path]) -> None:
+    """Who was given up and wakes may stage again: nobody shows that."""
+    output = Output.latest(Storage(fresh()))
+    assert output is not None
+    (_, first), (_, second) = merge(output, "r"), merge(output, "r")
+    assert [part.name for part in first] == [part.name for part in second]
+    assert not {part.path for part in first} & {part.path for part in second}
+
+
 def test_a_plain_reader_sees_the_final_files_only(fresh: Callable[[], Path]) -> None:
     folder = fresh()
     finish(Storage(folder), "r")
@@ -332,7 +355,7 @@ def test_rows_must_add_up(fresh: Callable[[], Path]) -> None:
     commits, finals = merge(output, "r")
     wrong = [replace(finals[0], rows=11), *finals[1:]]
     with pytest.raises(DatasetError, match="the final files hold 851 rows, the commits 850"):
-        publish(output, wrong, "r", commits=commits, seconds=0)
+        publish(output, wrong, commits=commits, seconds=0)
     check_success(output.storage)
 
 
@@ -471,10 +494,10 @@ def test_a_driver_of_an_earlier_generation_changes_nothing(
     job = JobRecord(fingerprint={}, resolved={}, shards=0, rows=0)
     later = Output.create(storage, job, after=late)
     with pytest.raises(OutputError, match="has become g0002, this run was for g0001"):
-        publish(late, finals, "late", commits=commits, seconds=0)
+        publish(late, finals, commits=commits, seconds=0)
     assert visible(storage) == {}
     later.storage.put(later.path("parts", "x"), b"")
-    late.forget()
+    forget(storage, late.generation)
     assert later.storage.get(later.path("parts", "x")) == b""
 
 

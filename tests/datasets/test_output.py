@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trtfleet.datasets.output import HIDDEN, SUCCESS, Output
+from trtfleet.datasets.naming import HIDDEN, SUCCESS, final_name, finals, superseded_finals
+from trtfleet.datasets.output import Output
+from trtfleet.datasets.permits import STAGED, disarm_earlier, revoke, take_permit
 from trtfleet.datasets.records import FORMAT, CommitRecord, JobRecord, RunRecord, SuccessRecord
 from trtfleet.datasets.storage import Storage
 from trtfleet.errors import FingerprintError, OutputError
@@ -168,6 +170,16 @@ class TestRequire:
             self.output(**theirs).require(ours)
         assert "--overwrite" in raised.value.hint
 
+    def test_an_output_is_for_one_kind_of_job_even_when_it_is_overwritten(self, place: str) -> None:
+        words = "holds a scoring job, and this is a sweep"
+        output = Output.create(Storage(place), JOB)
+        sweep = replace(JOB, fingerprint={"models": {"m.onnx": "digest"}})
+        with pytest.raises(FingerprintError, match=words):
+            output.require(sweep.fingerprint)
+        with pytest.raises(FingerprintError, match=words) as raised:
+            Output.create(Storage(place), sweep, after=output)
+        assert "overwrite" not in raised.value.hint
+
     def test_a_record_read_back_agrees_with_what_was_written(self, place: str) -> None:
         fingerprint = {"a": None, "b": ["x"], "c": {"d": 1.5}, "ä": "日"}
         Output.create(Storage(place), replace(JOB, fingerprint=fingerprint))
@@ -216,7 +228,7 @@ class TestRecords:
         storage = Storage(tmp_path)
         values = {**json.loads(JOB.encode()), "format": version, "unheard": "of"}
         storage.put(f"{HIDDEN}/g0001/job.json", json.dumps(values).encode())
-        with pytest.raises(OutputError, match=rf"has format {version}, this trtfleet reads format 1"):
+        with pytest.raises(OutputError, match=rf"has format {version}, this trtfleet reads format {FORMAT}"):
             Output.latest(storage)
         with pytest.raises(OutputError, match="has format"):
             CommitRecord.decode(json.dumps({"format": version}).encode(), "x")
@@ -269,7 +281,7 @@ class TestFinish:
             output.commit(commit("s", "a"))
             for name in ("parts", "merged", "quarantine"):
                 storage.put(output.path(name, "x.parquet"), b"x")
-        storage.put("part-00000.parquet", b"x")
+        storage.put("part-00000-g0003.parquet", b"x")
         second.finish(success("g0002"))
         kept = [
             f"{HIDDEN}/g0002/{n}"
@@ -277,19 +289,92 @@ class TestFinish:
         ]
         later = ["commits/s.json", "job.json", "merged/x.parquet", "parts/x.parquet", "quarantine/x.parquet"]
         kept += [f"{HIDDEN}/g0003/{name}" for name in later]
-        assert paths(storage) == [SUCCESS, *kept, "part-00000.parquet"]
+        assert paths(storage) == [*kept, "part-00000-g0003.parquet"]
 
-    def test_visible(self, place: str) -> None:
-        output = Output.create(Storage(place), JOB)
-        for name in (
-            "part-00000.parquet",
-            "part-123456.parquet",
-            "part-1.parquet",
-            "sub/part-00000.parquet",
-            "x",
-        ):
-            output.storage.put(name, b"")
-        assert output.visible() == ["part-00000.parquet", "part-123456.parquet"]
+    @pytest.mark.parametrize("names", [["part-00000.parquet"], ["part-00000-g0002.parquet"]])
+    def test_healing_keeps_its_own_files_whatever_their_names(self, place: str, names: list[str]) -> None:
+        """Outputs of format 1 have the same names in every generation."""
+        storage = Storage(place)
+        second = Output.create(storage, JOB, after=Output.create(storage, JOB))
+        parts = [{"name": name, "rows": 1, "size_bytes": 1, "sha256": "0"} for name in names]
+        later = "part-00000-g0003.parquet"
+        for name in (*names, "part-00009.parquet", "part-00009-g0002.parquet", later):
+            storage.put(name, b"x")
+        second.finish(replace(success("g0002"), parts=parts))
+        assert finals(storage) == sorted([*names, later])
+
+    def test_the_success_of_a_later_generation_stays(self, place: str) -> None:
+        storage = Storage(place)
+        first = Output.create(storage, JOB)
+        second = Output.create(storage, JOB, after=first)
+        record = second.finish(success("g0002"))
+        first.finish(success())
+        assert success_of(storage) == record
+
+    def test_success_is_what_was_written_first_byte_for_byte(self, place: str) -> None:
+        storage = Storage(place)
+        output = Output.create(storage, JOB)
+        before = json.dumps({**json.loads(success().encode()), "format": 1, "unheard": "of"}).encode()
+        storage.put(f"{HIDDEN}/g0001/success.json", before)
+        output.finish(success())
+        assert storage.get(SUCCESS) == before
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("number", "generation", "name"),
+        [
+            (0, "g0001", "part-00000.parquet"),
+            (7, "g0002", "part-00007-g0002.parquet"),
+            (123_456, "g10000", "part-123456-g10000.parquet"),
+        ],
+    )
+    def test_final_files(self, number: int, generation: str, name: str) -> None:
+        assert final_name(number, generation) == name
+        SuccessRecord.decode(replace(success(), parts=[{"name": name}]).encode(), "x")
+
+    def test_only_final_files_are_told(self, place: str) -> None:
+        storage = Storage(place)
+        wanted = ["part-00000-g0002.parquet", "part-00000.parquet", "part-123456.parquet"]
+        others = ["part-1.parquet", "part-00000-g2.parquet", "sub/part-00000.parquet", "x"]
+        for name in (*wanted, *others):
+            storage.put(name, b"")
+        assert finals(storage) == wanted
+        assert superseded_finals(storage, "g0001", wanted[1:2]) == wanted[2:]
+        assert superseded_finals(storage, "g0002", []) == wanted
+
+
+class TestPermits:
+    def test_a_revoked_one_cannot_be_moved_into(self, tmp_path: Path) -> None:
+        storage = Storage(tmp_path)
+        mine, other = take_permit(storage, "g0001"), take_permit(storage, "g0002")
+        storage.put("a", b"")
+        # What a process leaves that dies while it writes is listed nowhere.
+        (tmp_path / mine / "half#1").touch()
+        revoke(storage, "g0001")
+        with pytest.raises(FileNotFoundError):
+            storage.publish("a", f"{mine}/taken")
+        storage.publish("a", f"{other}/taken")
+        assert paths(storage) == [f"{other}/permit", f"{other}/taken"]
+
+    def test_those_of_one_generation_are_revoked(self, place: str) -> None:
+        storage = Storage(place)
+        revoke(storage, "g0001")
+        for generation in ("g0001", "g0001", "g0002"):
+            kept = take_permit(storage, generation)
+        revoke(storage, "g0001")
+        assert paths(storage) == [f"{kept}/permit"]
+
+    def test_what_earlier_generations_have_staged_goes_with_their_permits(self, place: str) -> None:
+        storage = Storage(place)
+        for generation in ("g0001", "g0002", "g0003"):
+            take_permit(storage, generation)
+            storage.put(f"{HIDDEN}/{generation}/{STAGED}/run/x", b"")
+            storage.put(f"{HIDDEN}/{generation}/parts/x", b"")
+        disarm_earlier(storage, "g0002")
+        left = {path.split("/")[1] for path in paths(storage) if "/parts/" not in path}
+        assert left == {"g0002", "g0003"}
+        assert len(paths(storage)) == 7
 
 
 def success_of(storage: Storage) -> SuccessRecord:

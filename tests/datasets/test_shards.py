@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trtfleet.datasets.discovery import Format, SourceFile
-from trtfleet.datasets.shards import DEFAULT_SHARD_BYTES, Group, Shard, plan_shards, suggest_shard_bytes
+from trtfleet.datasets.groups import Group, Groups
+from trtfleet.datasets.shard_table import Segment, Shard, ShardTable
+from trtfleet.datasets.shards import DEFAULT_SHARD_BYTES, plan_shards, suggest_shard_bytes
 from trtfleet.errors import UsageError
 
 Files = list[tuple[SourceFile, list[Group]]]
@@ -33,7 +36,7 @@ FILES = st.lists(GROUPS, max_size=5).map(
 )
 
 
-def rows_of(shards: list[Shard]) -> list[tuple[str, int, int, int]]:
+def rows_of(shards: Sequence[Shard]) -> list[tuple[str, int, int, int]]:
     """(file, group, row in the group, row in the file) of every row, in shard order."""
     return [
         (shard.file.path, segment.group, segment.offset + row, segment.first_row + row)
@@ -169,3 +172,50 @@ def test_suggestion(total: int, actors: int) -> None:
     if suggested == DEFAULT_SHARD_BYTES or total < 1 << 20 or not actors:
         return
     assert suggested == 16 << 10 or total / suggested >= 8 * actors
+
+
+SEGMENTS = st.lists(
+    st.builds(
+        Segment,
+        group=st.integers(0, 9),
+        offset=st.integers(0, 1 << 40),
+        rows=st.integers(0, 1 << 40),
+        first_row=st.integers(0, 1 << 40),
+    ),
+    max_size=3,
+)
+SHARDS = st.lists(st.tuples(st.integers(0, 3), SEGMENTS, st.integers(0, 1 << 62)), max_size=9)
+
+
+@given(SHARDS)
+def test_a_table_gives_back_the_shards_that_it_was_given(
+    told: list[tuple[int, list[Segment], int]],
+) -> None:
+    files = [source(number) for number in range(4)]
+    shards = [
+        Shard(id=f"s{place}", index=place, file=files[of], segments=tuple(segments), size_bytes=size)
+        for place, (of, segments, size) in enumerate(told)
+    ]
+    table = ShardTable.of(shards)
+    assert list(table) == shards
+    assert table[-2:] == shards[-2:]
+    assert table[::3] == shards[::3]
+    assert list(table.weights) == [(shard.id, shard.rows) for shard in shards]
+    assert table.rows_total == sum(shard.rows for shard in shards)
+    assert [table.named(shard.id) for shard in shards] == shards
+    assert table.places == {shard.id: shard.index for shard in shards}
+    assert ShardTable.of(table) is table
+    with pytest.raises(IndexError):
+        table[len(shards)]
+    with pytest.raises(KeyError):
+        table.named("no shard of theirs")
+
+
+@given(GROUPS)
+def test_groups_in_columns_are_the_same_sequence(groups: list[Group]) -> None:
+    packed = Groups(groups)
+    assert list(packed) == [packed[place] for place in range(len(packed))] == groups
+    assert packed[1:4] == tuple(groups[1:4])
+    assert packed.rows == sum(each.rows for each in groups if each.keep)
+    assert packed.size_bytes == sum(each.size_bytes for each in groups if each.keep)
+    assert list(plan_shards([(source(), packed)], 100)) == list(plan_shards([(source(), groups)], 100))

@@ -21,7 +21,10 @@ __all__ = ["CRASHED", "Crash", "Step", "Steps", "watched"]
 CRASHED = 86
 """Exit status of a process that ended at a step."""
 
-_PLAIN = ("put_new", "put", "get", "head", "list", "children", "publish", "link_or_copy", "open_input")
+_PLAIN = (
+    *("put_new", "put", "get", "head", "list", "children"),
+    *("publish", "link_or_copy", "remove_folder", "open_input"),
+)
 _TORN = ("put_new", "put", "write", "link_or_copy")
 
 When = Literal["before", "after", "torn"]

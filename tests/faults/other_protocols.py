@@ -16,9 +16,9 @@ from trtfleet.jobs.calibrate_plan import CalibratePlan
 from trtfleet.jobs.calibrate_spec import CalibrateSpec
 from trtfleet.jobs.progress import Reporter, Silent
 from trtfleet.jobs.sample_books import SampleBooks
+from trtfleet.jobs.sweep.books import Ran
 from trtfleet.jobs.sweep.grid import Trial
 from trtfleet.jobs.sweep.results import CSV, PARQUET, write_rows
-from trtfleet.jobs.sweep.trials import Ran
 from trtfleet.tests.faults.protocol import Protocol, digests, replaced
 from trtfleet.trt_actors.building.options import BuildOptions
 from trtfleet.trt_actors.cache.identity import Identity

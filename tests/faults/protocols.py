@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from trtfleet.tests.faults.other_protocols import Calibrate, Publish, Sweep
 from trtfleet.tests.faults.protocol import Protocol, miscounted, write_assets
-from trtfleet.tests.faults.scoring_protocols import Overwrite, Score, check_success, visible
+from trtfleet.tests.faults.scoring_protocols import Overwrite, Score, check_success, check_view, contents
 
 __all__ = [
     "PROTOCOLS",
@@ -17,8 +17,9 @@ __all__ = [
     "Publish",
     "Score",
     "check_success",
+    "check_view",
+    "contents",
     "miscounted",
-    "visible",
     "write_assets",
 ]
 

@@ -44,7 +44,9 @@ once, by whichever of them.
 ## Frozen while another overwrites
 
 A driver stops before one of its steps, another finishes a different job with `--overwrite` in the same
-place, and the first goes on. The later result must stand, whole, with its `_SUCCESS`.
+place, and the first goes on; or both stop in the middle of their swaps. On disk, a reader who looks after
+every step must see files of one job alone, and all of them where `_SUCCESS` is. In the end the later result
+must stand, whole, with its `_SUCCESS`.
 """,
     "publications pruned by a wrong clock": """
 ## A prune that takes a builder for dead
@@ -71,9 +73,50 @@ anything twice.
 
 Faults of every kind, at random from a seed. A run that fails is repeated, through the same storm.
 """,
+    "processes": """
+## Processes, nodes and disks
+
+Whole jobs on Ray: a head node and worker nodes, all of one machine. *Runs* met what the first column says;
+*resumed* are those that it ended, with one clear error or by death, and that the same command finished
+later. All others got over it by themselves. The data of each is then, byte for byte, that of a run that
+nothing disturbed.
+""",
+    "soak": """
+## Soak
+
+One job after the other on two worker nodes, while at moments drawn from a seed an actor is killed (SIGKILL,
+SIGSEGV) or frozen for up to a minute, a node is lost with all its processes and another joins, the command
+is killed and started again, or started once more beside itself; about every other job replaces the result of
+the one before with `--overwrite`. Every finished output is compared with what numpy computes, row by row,
+and so is its quarantine; nothing may be left in its hidden folder. A second command, which shares no work
+with the first, is what most repeated attempts come from. The ordinary test run soaks for half a minute,
+`scripts/soak` for as long as it is told to.
+""",
+}
+
+# Of a soak, in this order.
+_SOAKED = {
+    "seed": "seed",
+    "minutes": "minutes",
+    "jobs": "jobs brought to their end",
+    "overwritten": "... of these over an earlier result",
+    "rows": "rows",
+    "shards": "shards",
+    "killed": "actors killed",
+    "crashed": "actors that crashed",
+    "frozen": "actors frozen and woken",
+    "nodes_lost": "nodes lost",
+    "drivers_killed": "commands killed",
+    "drivers_together": "commands started beside a running one",
+    "gave_up": "commands that gave up with their exit code, and were repeated",
+    "retries": "attempts at shards beyond the first",
+    "looks": "looks at a complete result while the next one was made",
+    "lost": "rows lost",
+    "duplicated": "rows that came twice",
 }
 
 _COLUMNS = {
+    "fault": "what happens",
     "protocol": "protocol",
     "storage": "storage",
     "points": "points",
@@ -84,19 +127,24 @@ _COLUMNS = {
     "frozen": "frozen",
     "killed": "killed",
     "runs": "runs",
+    "resumed": "resumed",
     "errors": "errors",
     "lost": "lost",
     "duplicated": "duplicated",
 }
 
-_COUNTED = {"crashes", "resumes", "faults", "frozen", "killed", "runs", "errors", "lost", "duplicated"}
+_COUNTED = {
+    *("crashes", "resumes", "resumed", "faults", "frozen", "killed", "runs", "errors"),
+    *("lost", "duplicated"),
+}
 
 _HEAD = """# What was broken on purpose, and what came of it
 
 `scripts/reliability` runs the tests in `tests/faults` and writes this page from what they counted. The
 ordinary test run takes a sample of the steps at which a process is killed; where the column *points* says
-so, every step was taken. Nothing is simulated but Ray: the protocols are the product's own, on a real
-file system and on an S3 server (moto) over HTTP, in real processes.
+so, every step was taken. Nothing is simulated: the protocols are the product's own, on a real file system
+and on an S3 server (moto) over HTTP, in real processes; alone at first, and as whole jobs on Ray in the
+last sections.
 
 | | |
 |---|--:|
@@ -120,10 +168,12 @@ _TAIL = """
 
 - **A machine that loses power.** Files are not flushed to disk before they count as written: what a
   process wrote survives the process, not necessarily the machine. On S3 an answered request is durable.
-- **An instant in `--overwrite`.** A driver looks whether a later job has taken its output over, at the
-  latest a second before it removes a superfluous file. Frozen between that look and the removal while
-  another job with `--overwrite` finishes, it removes a file of the later result when it wakes. Do not
-  overwrite an output while another driver writes it.
+- **Two instants of `--overwrite` on S3**, which has no compare-and-delete and whose copies take time. A
+  driver frozen between looking at an earlier `_SUCCESS` and deleting it, while another finishes, deletes the
+  later `_SUCCESS`. It puts it back when it wakes; if it dies just then, no file is lost, and the same command
+  without `--overwrite` writes it again. And a copy that the server has begun may end after a later job has
+  finished its whole swap: the old file is then visible until the command is repeated. On a file system
+  nothing of the kind is left.
 - **Many calibrations of the same at once.** The one that ends first removes the statistics of all; another
   begins again once by itself, and stops with an error when that happens to it twice. The same command again
   does the rest.
@@ -142,10 +192,10 @@ def report(figures: Sequence[Mapping[str, Any]]) -> str:
     together = [kind for kind in _TEXTS if kind.startswith("drivers")]
     parts = [
         _HEAD.format(
-            killed=total("crashes") + total("killed"),
+            killed=sum(map(total, ("crashes", "killed", "crashed", "drivers_killed"))),
             faults=total("faults"),
-            together=total("runs", *together) + total("frozen"),
-            ended=total("resumes") + total("runs") + total("frozen"),
+            together=total("runs", *together) + total("frozen", *together),
+            ended=total("resumes") + total("runs") + total("frozen", *together) + total("jobs"),
             lost=total("lost"),
             duplicated=total("duplicated"),
         ),
@@ -155,7 +205,7 @@ def report(figures: Sequence[Mapping[str, Any]]) -> str:
     for kind, text in _TEXTS.items():
         members = [one for one in figures if one["kind"] == kind]
         if members:
-            parts += [text, "\n", _table(members)]
+            parts += [text, "\n", (_soaks if kind == "soak" else _table)(members)]
     return "".join(parts) + _TAIL
 
 
@@ -166,15 +216,26 @@ def _versions() -> str:
 def _table(members: Sequence[Mapping[str, Any]]) -> str:
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for one in members:
-        key = (one["protocol"], one["storage"], one.get("drivers"))
+        key = tuple(one.get(name) for name in ("fault", "protocol", "storage", "drivers"))
         row = merged.setdefault(key, {**one, **dict.fromkeys(_COUNTED & set(one), 0)})
         for name in _COUNTED & set(one):
             row[name] += one[name]
     names = [name for name in _COLUMNS if any(name in row for row in merged.values())]
     lines = ["| " + " | ".join(_COLUMNS[name] for name in names) + " |"]
-    words = {"protocol", "storage", "points"}
+    words = {"fault", "protocol", "storage", "points"}
     lines.append("|" + "|".join("---" if name in words else "--:" for name in names) + "|")
     lines += ["| " + " | ".join(_cell(row.get(name, 0)) for name in names) + " |" for row in merged.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _soaks(members: Sequence[Mapping[str, Any]]) -> str:
+    """One column a soak, the longest first."""
+    ordered = sorted(members, key=lambda one: -one["minutes"])
+    # A seed is a name.
+    ordered = [{**one, "seed": str(one["seed"])} for one in ordered]
+    lines = ["| |" + " |" * len(ordered), "|---|" + "--:|" * len(ordered)]
+    for name, text in _SOAKED.items():
+        lines.append(f"| {text} | " + " | ".join(_cell(one[name]) for one in ordered) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from trtfleet.datasets.merge import MergeGroup, merge_group, plan_merge
+from trtfleet.datasets.naming import FINAL, final_name
 from trtfleet.datasets.output import HIDDEN, SUCCESS, Output
 from trtfleet.datasets.records import CommitRecord, SuccessRecord
 from trtfleet.datasets.storage import Storage
@@ -22,7 +23,7 @@ from trtfleet.jobs.task import score_task
 from trtfleet.tests.faults.protocol import BAD_ROWS, GROUP_ROWS, ROWS, SHARDS, Protocol, digests, replaced
 from trtfleet.trt_actors.scorer import Scorer
 
-__all__ = ["Overwrite", "Score", "check_success", "visible"]
+__all__ = ["Overwrite", "Score", "check_success", "check_view", "contents", "visible"]
 
 
 class _Merging(threading.local):
@@ -56,6 +57,11 @@ def visible(storage: Storage) -> dict[str, str]:
     return digests(storage, names)
 
 
+def contents(storage: Storage) -> list[str]:
+    """The digests of the visible files, in order: what they hold, of whatever generation."""
+    return [digest for _, digest in sorted(visible(storage).items())]
+
+
 def check_success(storage: Storage) -> bool:
     """Where ``_SUCCESS`` is, the visible files must be those that it names; whether it is."""
     data = storage.get(SUCCESS)
@@ -63,8 +69,17 @@ def check_success(storage: Storage) -> bool:
         return False
     record = SuccessRecord.decode(data, SUCCESS)
     assert visible(storage) == {part["name"]: part["sha256"] for part in record.parts}
+    names = [final_name(number, record.generation) for number in range(len(record.parts))]
+    assert sorted(part["name"] for part in record.parts) == names
     assert (record.rows, record.bad_rows) == (ROWS - BAD_ROWS, BAD_ROWS)
     return True
+
+
+def check_view(storage: Storage) -> None:
+    """What is visible at any time must be of one generation, all of it where ``_SUCCESS`` is."""
+    check_success(storage)
+    found = [FINAL.fullmatch(name) for name in visible(storage)]
+    assert len({match and match[1] for match in found}) <= 1, found
 
 
 def check_commits(storage: Storage) -> None:
@@ -129,13 +144,13 @@ class Score(Protocol):
 
     def check(self, place: str) -> None:
         storage = Storage(place)
-        check_success(storage)
+        check_view(storage)
         check_commits(storage)
 
     def result(self, place: str) -> Mapping[str, Any]:
         storage = Storage(place)
         assert check_success(storage)
-        return visible(storage)
+        return dict(enumerate(contents(storage)))
 
     def units(self, place: str) -> list[Any]:
         storage = Storage(place)

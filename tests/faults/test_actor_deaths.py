@@ -26,7 +26,7 @@ def _kept(out: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files if "#" not in path.name}
 
 
-def test_killed_actors_are_replaced(job: Any, check: Check, tmp_path: Path) -> None:
+def test_killed_actors_are_replaced(job: Any, check: Check, figures: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     summary = job.score(out, "--preprocess", "hooks:die_thrice")
     check(out)
@@ -34,9 +34,11 @@ def test_killed_actors_are_replaced(job: Any, check: Check, tmp_path: Path) -> N
     # The replacement of the last one may come too late to be needed.
     assert summary["actors"] in (4, 5)
     assert summary["bad_rows"] == 0
+    fault = "three actors are killed"
+    figures("processes", fault=fault, runs=1, resumed=0, lost=0, duplicated=0)
 
 
-def test_a_row_that_always_kills_ends_the_job(job: Any, check: Check, tmp_path: Path) -> None:
+def test_a_row_that_always_kills_ends_the_job(job: Any, check: Check, figures: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     start_s = time.monotonic()
     driver = job.start(out, "--preprocess", "hooks:die_on_a_row")
@@ -57,9 +59,11 @@ def test_a_row_that_always_kills_ends_the_job(job: Any, check: Check, tmp_path: 
     summary = job.score(out, "--preprocess", "hooks:die_on_a_row")
     assert summary["rows_scored"] == job.rows - committed * 50
     check(out)
+    fault = "a row kills every actor, until the hook is mended"
+    figures("processes", fault=fault, runs=1, resumed=1, lost=0, duplicated=0)
 
 
-def test_a_frozen_actor_is_a_straggler(job: Any, check: Check, tmp_path: Path) -> None:
+def test_a_frozen_actor_is_a_straggler(job: Any, check: Check, figures: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     driver = job.start(out, "--preprocess", "hooks:tell_and_wait")
     pid_file = job.folder / "pid"
@@ -83,3 +87,5 @@ def test_a_frozen_actor_is_a_straggler(job: Any, check: Check, tmp_path: Path) -
     assert job.score(out, "--preprocess", "hooks:tell_and_wait")["already_finished"]
     check(out)
     assert _kept(out) == before
+    fault = "an actor is frozen, and wakes when all is done"
+    figures("processes", fault=fault, runs=1, resumed=0, lost=0, duplicated=0)

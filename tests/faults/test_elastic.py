@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from trtfleet.tests.faults.nodes import CPUS, Nodes
 
 pytestmark = pytest.mark.ray
 
 Check = Callable[[Path], None]
 
-# The head node has four: an actor of five runs on the other nodes only.
-CPUS = 5
 OPTIONS = ("--actors", "auto", "--cpus-per-actor", str(CPUS))
 _HOOK = '''
 import os, pathlib, time
@@ -40,61 +35,6 @@ def by_node(batch):
 '''
 
 
-class Nodes:
-    """Worker nodes of a cluster, each in a session of the operating system of its own."""
-
-    def __init__(self, head: Any, alive: Callable[[int], list[psutil.Process]], folder: Path) -> None:
-        self._head = head
-        self._folder = folder
-        self._alive = alive
-        self._nodes: list[subprocess.Popen[bytes]] = []
-
-    def start(self, hook_seconds: float, name: str = "early", actors: int = 1) -> subprocess.Popen[bytes]:
-        """A new node, which has joined when this returns."""
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--block",
-            f"--num-cpus={actors * CPUS}",
-        ]
-        command += [f"--address={self._head.address}", "--object-store-memory=80000000"]
-        command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
-        command += ["--dashboard-agent-listen-port=0"]
-        node = subprocess.Popen(
-            command,
-            env={**self._head.environment, "HOOK_SECONDS": str(hook_seconds), "HOOK_NODE": name},
-            stdout=(log := (self._folder / f"node-{len(self._nodes)}.log").open("wb")),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        log.close()
-        self._nodes.append(node)
-        # Two that start at once on one machine may take the same names for their sockets.
-        deadline_s = time.monotonic() + 60
-        while b"Ray runtime started" not in Path(log.name).read_bytes():
-            assert node.poll() is None, Path(log.name).read_text()
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
-        return node
-
-    def lose(self, *nodes: subprocess.Popen[bytes]) -> None:
-        """Ends nodes as a power cut would: all their processes at once, unasked."""
-        for process in [process for node in nodes for process in self._alive(node.pid)]:
-            process.kill()
-        for node in nodes:
-            node.wait()
-
-    def close(self) -> None:
-        """Ends what is left so that the head node knows at once, for those who come next."""
-        for node in self._nodes:
-            node.terminate()
-        for node in self._nodes:
-            node.wait(30)
-        self.lose(*self._nodes)
-
-
 @pytest.fixture
 def nodes(ray_head: Any, alive: Any, job: Any) -> Iterator[Nodes]:
     """Starts nodes that live as long as the test."""
@@ -105,7 +45,7 @@ def nodes(ray_head: Any, alive: Any, job: Any) -> Iterator[Nodes]:
 
 
 def test_a_job_waits_for_its_first_node_if_it_is_told_to_and_grows_with_it(
-    job: Any, check: Check, nodes: Nodes, tmp_path: Path
+    job: Any, check: Check, figures: Any, nodes: Nodes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     options = ("--preprocess", "nodes_hook:by_node", *OPTIONS)
@@ -120,10 +60,12 @@ def test_a_job_waits_for_its_first_node_if_it_is_told_to_and_grows_with_it(
     check(out)
     # It asked for one, and found that there was room for two.
     assert (summary["actors"], summary["failures"]) == (2, 0)
+    fault = "there is no node yet"
+    figures("processes", fault=fault, runs=1, resumed=0, lost=0, duplicated=0)
 
 
 def test_half_of_the_nodes_are_lost_and_another_one_joins(
-    job: Any, check: Check, nodes: Nodes, tmp_path: Path
+    job: Any, check: Check, figures: Any, nodes: Nodes, tmp_path: Path
 ) -> None:
     slow, fast = nodes.start(1.0), nodes.start(0.2)
     out = tmp_path / "out"
@@ -143,3 +85,5 @@ def test_half_of_the_nodes_are_lost_and_another_one_joins(
     # A successor that was given the lost node before Ray knew of the loss went with it, and was replaced too.
     assert reasons
     assert all("its node" in reason for reason in reasons)
+    fault = "one of two nodes is lost, another joins"
+    figures("processes", fault=fault, runs=1, resumed=0, lost=0, duplicated=0)

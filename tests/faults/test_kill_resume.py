@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from trtfleet.tests.faults.nodes import is_actor
 
 pytestmark = pytest.mark.ray
 
@@ -42,15 +43,10 @@ _MERGE_STEPS = [
 ]
 
 
-def _is_actor(process: psutil.Process) -> bool:
-    try:
-        return "ScoreActor" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_driver_killed_while_scoring(job: Any, check: Check, tmp_path: Path, share: float) -> None:
+def test_a_driver_killed_while_scoring(
+    job: Any, check: Check, figures: Any, tmp_path: Path, share: float
+) -> None:
     out = tmp_path / "out"
     driver = job.start(out, "--preprocess", "hooks:slow")
     job.wait_for(lambda: job.commits(out) > share * job.shards)
@@ -65,9 +61,13 @@ def test_a_driver_killed_while_scoring(job: Any, check: Check, tmp_path: Path, s
     # The dead driver's actors may have committed a little more before Ray ended them, never less.
     assert summary["rows_scored"] <= job.rows - committed * 50
     assert summary["rows"] == job.rows
+    fault = "the command is killed while it scores"
+    figures("processes", fault=fault, runs=1, resumed=1, lost=0, duplicated=0)
 
 
-def test_a_driver_killed_at_every_step_of_the_merge(job: Any, check: Check, tmp_path: Path) -> None:
+def test_a_driver_killed_at_every_step_of_the_merge(
+    job: Any, check: Check, figures: Any, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     for method, part in _MERGE_STEPS:
         driver = job.start(out, driver=_DIES_IN_STORAGE.format(method=method, part=part))
@@ -78,11 +78,19 @@ def test_a_driver_killed_at_every_step_of_the_merge(job: Any, check: Check, tmp_
     summary = job.score(out)
     assert (summary["rows"], summary["rows_scored"]) == (job.rows, 0)
     check(out)
+    fault, runs = "the command is killed while it merges", len(_MERGE_STEPS)
+    figures("processes", fault=fault, runs=runs, resumed=runs, lost=0, duplicated=0)
 
 
 @pytest.mark.parametrize("with_ray", [False, True], ids=["driver", "driver-and-ray"])
 def test_an_embedded_cluster_is_killed(
-    job: Any, check: Check, tmp_path: Path, without_ray: dict[str, str], with_ray: bool, alive: Any
+    job: Any,
+    check: Check,
+    figures: Any,
+    tmp_path: Path,
+    without_ray: dict[str, str],
+    with_ray: bool,
+    alive: Any,
 ) -> None:
     out = tmp_path / "out"
     options = ("--preprocess", "hooks:slow")
@@ -90,16 +98,18 @@ def test_an_embedded_cluster_is_killed(
     try:
         job.wait_for(lambda: job.commits(out) > 2)
         everything: list[psutil.Process] = alive(driver.pid)
-        assert sum(map(_is_actor, everything)) == 2
+        assert sum(map(is_actor, everything)) == 2
         for process in everything if with_ray else everything[:0]:
             process.kill()
         driver.kill()
         driver.wait()
         # Nobody is left to stop the actors, so they must end by themselves.
-        job.wait_for(lambda: not any(map(_is_actor, alive(driver.pid))), 40)
+        job.wait_for(lambda: not any(map(is_actor, alive(driver.pid))), 40)
     finally:
         for process in alive(driver.pid):
             os.kill(process.pid, signal.SIGKILL)
     assert not (out / "_SUCCESS").exists()
     job.score(out, *options)
     check(out)
+    fault = f"the command {'and its Ray are' if with_ray else 'alone is'} killed, on one machine"
+    figures("processes", fault=fault, runs=1, resumed=1, lost=0, duplicated=0)

@@ -9,14 +9,13 @@ import random
 import re
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trtfleet.datasets import merge
+from trtfleet.datasets.naming import HIDDEN, SUCCESS
 from trtfleet.datasets.storage import Storage
 from trtfleet.errors import CacheError, OutputError
 from trtfleet.tests.faults.children import Order, Outcome, Parent
@@ -28,8 +27,9 @@ from trtfleet.tests.faults.protocols import (
     Publish,
     Score,
     check_success,
+    check_view,
+    contents,
     miscounted,
-    visible,
     write_assets,
 )
 from trtfleet.trt_actors.cache.prune import prune
@@ -56,7 +56,7 @@ def parents() -> Iterator[Sequence[Parent]]:
 
 
 def places(folder: Path, count: int) -> list[str]:
-    """Several names of one folder, so that it is seen who does what."""
+    """Several names of one folder, so that it is seen who does what; all of them beside it."""
     folder.mkdir(exist_ok=True)
     names = [folder.with_name(f"{folder.name}-{number}") for number in range(count)]
     for name in names:
@@ -95,9 +95,42 @@ class Turns:
             self._changed.notify_all()
 
 
-def visible_names(folder: Path) -> list[str]:
-    """The final files of a folder."""
-    return [path.name for path in folder.glob("*.parquet")]
+class Meeting:
+    """Stops one driver in the middle of its swap, has another go on to a step of its own, then goes on.
+
+    Args:
+        first: The driver that is stopped.
+        second: The other, which stops there until the first has ended.
+        steps: How many each does from its permit on before it stops.
+    """
+
+    def __init__(self, first: str, second: str, steps: tuple[int, int]) -> None:
+        self._changed = threading.Condition()
+        self._other = {first: second, second: first}
+        self._left = {first: steps[0], second: steps[1]}
+        self._swaps: set[str] = set()
+        self._turn = first
+
+    def before(self, step: Step) -> None:
+        """Waits until it is the turn of the driver."""
+        driver = step.storage.url
+        with self._changed:
+            if "/permits/" in step.path and self._turn == driver:
+                self._swaps.add(driver)
+            if driver in self._swaps:
+                if not self._left[driver]:
+                    self._pass_on(driver)
+                self._left[driver] -= 1
+            assert self._changed.wait_for(lambda: self._turn == driver, timeout=60)
+
+    def ended(self, driver: str) -> None:
+        """A driver does nothing any more."""
+        with self._changed:
+            self._pass_on(driver)
+
+    def _pass_on(self, driver: str) -> None:
+        self._turn = self._other[driver]
+        self._changed.notify_all()
 
 
 def obeyed(error: str) -> bool:
@@ -149,11 +182,14 @@ class Checks:
 def test_drivers_take_turns(protocol: Protocol, tmp_path: Path, drivers: int, figures: Any) -> None:
     checks = Checks(protocol, str(tmp_path / "expected"))
     seeds = range(30 if ALL else 4)
+    shared = tmp_path / "shared"
+    shared.mkdir()
     for seed in seeds:
-        folder = tmp_path / f"{drivers}-{seed}"
+        folder = shared / f"{drivers}-{seed}"
         protocol.prepare(str(folder))
         names = places(folder, drivers)
         turns = Turns(random.Random(seed), names)
+        steps = Steps(str(shared), turns.before, turns.after)
 
         def drive(name: str, turns: Turns = turns) -> None:
             try:
@@ -168,11 +204,9 @@ def test_drivers_take_turns(protocol: Protocol, tmp_path: Path, drivers: int, fi
             finally:
                 turns.ended(name)
 
-        with (
-            watched(Steps(str(folder), turns.before, turns.after)),
-            ThreadPoolExecutor(drivers) as pool,
-        ):
+        with watched(steps), ThreadPoolExecutor(drivers) as pool:
             list(pool.map(drive, names))
+        assert all(any(step.storage.url.startswith(name) for step in steps.done) for name in names)
         checks.check(str(folder))
     figures(
         "drivers in turns",
@@ -297,57 +331,207 @@ class Replaces(Score):
     overwrite = True
 
 
-@pytest.mark.parametrize("slow_has_more_files", [True, False])
-def test_a_driver_frozen_while_another_overwrites(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Any, slow_has_more_files: bool
-) -> None:
-    """Frozen at any step, it finds out when it wakes, and leaves the later result alone."""
-    monkeypatch.setattr(merge, "_LOOK_AGAIN_S", 0.0)
-    write_assets(tmp_path)
-    many, one = Score(tmp_path), Overwrite(tmp_path)
-    slow, quick = (many, one) if slow_has_more_files else (one, Replaces(tmp_path))
-    ready, alone, expected = tmp_path / "ready", str(tmp_path / "alone"), str(tmp_path / "expected")
-    ready.mkdir()
-    if not slow_has_more_files:
-        many.run(str(ready))
-    for folder in (alone, expected):
-        shutil.copytree(ready, folder)
-    counted = Steps(alone)
-    with watched(counted):
-        slow.run(alone)
-    quick.run(expected)
-    wanted, units, frozen, wrong = visible(Storage(expected)), quick.units(expected), 0, Counter[str]()
-    # Before it has begun its generation it would be the later one.
-    begun = next(n for n, step in enumerate(counted.done) if step.path.endswith("job.json") and step.data)
-    for number, step in enumerate(counted.done):
-        following = counted.done[number + 1 : number + 2]
-        # Between the last look and the removal of a superfluous file lies an instant that nothing covers.
-        is_removal = any(s.name == "delete" and s.path in visible_names(ready) for s in (step, *following))
-        is_sampled = ALL or "/parts/" not in step.path
-        if number <= begun or step.name == "write" or is_removal or not is_sampled:
-            continue
-        folder = tmp_path / f"frozen-{number}"
-        shutil.copytree(ready, folder)
-        slow_name, quick_name = places(folder, 2)
+def copied(ready: Path, place: str | Path) -> str:
+    """Makes a place that holds what a folder does."""
+    source, target = Storage(ready), Storage(place)
+    if target.is_local:
+        return str(shutil.copytree(ready, place))
+    for entry in source.list():
+        target.put(entry.path, source.get(entry.path) or b"")
+    return target.url
 
-        def freeze(step: Step, number: int = number, name: str = quick_name) -> None:
-            if step.number == number:
-                quick.run(name)
 
-        with watched(Steps(slow_name, before=freeze)), contextlib.suppress(OutputError):
-            slow.run(slow_name)
-        wrong.update(miscounted(units, quick.units(str(folder))))
-        assert visible(Storage(folder)) == wanted, (number, step.name, step.path)
-        assert check_success(Storage(folder)), (number, step.name, step.path)
-        frozen += 1
+def made_alone(job: Protocol, place: str) -> list[str]:
+    """What a job makes where nobody disturbs it."""
+    job.run(place)
+    return contents(Storage(place))
+
+
+class Overwriting:
+    """Two drivers with different jobs for one place, of which one is frozen while the other finishes.
+
+    Args:
+        slow: The one that is frozen.
+        quick: The one that overwrites meanwhile.
+        fresh: Makes a place as it is before both.
+
+    Attributes:
+        steps: Those of the slow one alone.
+        counted: Freezes, what must be there once, and what was lost or came twice.
+    """
+
+    def __init__(self, slow: Protocol, quick: Protocol, fresh: Callable[[], str]) -> None:
+        self._slow, self._quick, self._fresh = slow, quick, fresh
+        alone, expected = fresh(), fresh()
+        counted = Steps(alone)
+        with watched(counted):
+            slow.run(alone)
+        self.steps = counted.done
+        quick.run(expected)
+        self._wanted, self._slows = contents(Storage(expected)), contents(Storage(alone))
+        assert set(self._wanted).isdisjoint(self._slows)
+        self._begun = self.first(lambda step: step.path.endswith("job.json") and step.data is not None)
+        self._units = quick.units(expected)
+        self.counted = {"frozen": 0, "units": len(self._units), "lost": 0, "duplicated": 0}
+
+    def first(self, wanted: Callable[[Step], bool]) -> int:
+        """The number of the first step of a kind."""
+        return next(step.number for step in self.steps if wanted(step))
+
+    def freeze(self, step: Step, *, looks: bool) -> None:
+        """Freezes the slow one before a step; whatever it does then, the later result stands.
+
+        Args:
+            step: Which.
+            looks: Whether it stands, with its ``_SUCCESS``, after each step from then on, too.
+        """
+        place = self._fresh()
+        slow_name, quick_name = places(Path(place), 2) if Storage(place).is_local else (place, place)
+        broken: list[str] = []
+
+        def before(current: Step) -> None:
+            if current.number == step.number:
+                self._quick.run(quick_name)
+
+        def after(current: Step) -> None:
+            if looks and current.number >= step.number:
+                try:
+                    check_view(Storage(place))
+                    # Before it has begun its generation, it may well be the later one.
+                    assert step.number <= self._begun or check_success(Storage(place))
+                except AssertionError as error:
+                    # Left to itself it might be taken for an error of storage.
+                    broken.append(f"{current.name} {current.path}: {error}")
+
+        is_done = False
+        with watched(Steps(slow_name, before, after)), contextlib.suppress(OutputError):
+            self._slow.run(slow_name)
+            is_done = True
+        where = (step.number, step.name, step.path)
+        assert not broken, (where, broken)
+        assert check_success(Storage(place)), where
+        is_later = is_done and step.number <= self._begun
+        assert contents(Storage(place)) == (self._slows if is_later else self._wanted), where
+        for name, number in miscounted(self._units, self._quick.units(place)).items():
+            self.counted[name] += number
+        self.counted["frozen"] += 1
+
+    def meet(self, folder: Path, ready: Path, steps: tuple[int, int]) -> None:
+        """Stops the slow one in its swap, and the quick one in its own until the slow one has ended.
+
+        Args:
+            folder: Where; names of it lie beside it.
+            ready: What stands there before.
+            steps: How far each is in its swap.
+        """
+        copied(ready, folder)
+        names, broken = places(folder, 2), list[str]()
+        # Who looks there takes no turns.
+        seen = self._quick.assets / folder.name
+        seen.symlink_to(folder, target_is_directory=True)
+        meeting = Meeting(names[0], names[1], steps)
+
+        def after(step: Step) -> None:
+            try:
+                check_view(Storage(seen))
+            except AssertionError as error:
+                broken.append(f"{step.name} {step.storage.url} {step.path}: {error}")
+
+        def drive(name: str, job: Protocol) -> None:
+            try:
+                with contextlib.suppress(OutputError):
+                    job.run(name)
+            finally:
+                meeting.ended(name)
+
+        watching = Steps(str(folder.parent), meeting.before, after)
+        with watched(watching), ThreadPoolExecutor(2) as pool:
+            list(pool.map(drive, names, (self._slow, self._quick)))
+        assert {step.storage.url for step in watching.done} == set(names)
+        assert not broken, (steps, broken)
+        assert check_success(Storage(seen)), steps
+        assert contents(Storage(seen)) == self._wanted, steps
+        for name, number in miscounted(self._units, self._quick.units(str(seen))).items():
+            self.counted[name] += number
+        self.counted["frozen"] += 1
         shutil.rmtree(folder)
-    assert frozen > 20
+
+
+@pytest.fixture(params=["many files, then one", "one file, then many"])
+def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Protocol, Protocol, Path]:
+    """Who is slow, who is quick, and what stands before: nothing, or a result whose files must go."""
+    write_assets(tmp_path)
+    many, one, ready = Score(tmp_path), Overwrite(tmp_path), tmp_path / "ready"
+    ready.mkdir()
+    if request.param.startswith("many"):
+        return many, one, ready
+    many.run(str(ready))
+    return one, Replaces(tmp_path), ready
+
+
+def test_a_driver_frozen_while_another_overwrites(
+    jobs: tuple[Protocol, Protocol, Path], tmp_path: Path, figures: Any
+) -> None:
+    """Frozen before any of its steps, it never shows a reader what must not be seen."""
+    numbers = iter(range(10_000))
+    slow, quick, ready = jobs
+    both = Overwriting(slow, quick, lambda: copied(ready, tmp_path / f"{next(numbers)}"))
+    for step in both.steps:
+        # What is hidden and has a name of its own comes to the same whenever it comes.
+        if ALL or not (step.name == "write" or "/parts/" in step.path):
+            both.freeze(step, looks=True)
+    assert both.counted["frozen"] > 40
     figures(
         "drivers frozen while another overwrites",
         protocol="commit and merge",
         storage="disk",
-        frozen=frozen,
-        units=len(units),
-        lost=wrong["lost"],
-        duplicated=wrong["duplicated"],
+        **both.counted,
+    )
+
+
+@pytest.mark.parametrize("jobs", ["one file, then many"], indirect=True)
+def test_a_driver_frozen_while_another_overwrites_on_s3(
+    jobs: tuple[Protocol, Protocol, Path], bucket: str, figures: Any
+) -> None:
+    """Even where S3 leaves an instant open, it puts back what it has taken away."""
+    numbers = iter(range(10_000))
+    slow, quick, ready = jobs
+    both = Overwriting(slow, quick, lambda: copied(ready, f"{bucket}/{next(numbers)}"))
+    swap = both.steps[both.first(lambda step: "/permits/" in step.path) :]
+    # One of each kind that a reader sees something of; the deletion of _SUCCESS is the instant.
+    shown = {(step.name, step.path == SUCCESS): step for step in swap if not step.path.startswith(HIDDEN)}
+    wanted = [step for (name, _), step in shown.items() if name in ("publish", "delete")]
+    for step in swap if ALL else wanted:
+        both.freeze(step, looks=False)
+    assert both.counted["frozen"] >= len(wanted) == 4
+    figures(
+        "drivers frozen while another overwrites",
+        protocol="commit and merge",
+        storage="S3",
+        **both.counted,
+    )
+
+
+def test_a_reader_while_two_drivers_swap_at_once(tmp_path: Path, figures: Any) -> None:
+    """Wherever they meet, files of one job at a time are seen, and where ``_SUCCESS`` is, all of them."""
+    write_assets(tmp_path)
+    many, one, ready = Score(tmp_path), Overwrite(tmp_path), tmp_path / "ready"
+    many.run(str(ready))
+    numbers = iter(range(10_000))
+    both = Overwriting(one, Replaces(tmp_path), lambda: copied(ready, tmp_path / f"{next(numbers)}"))
+    swap = both.steps[both.first(lambda step: "/permits/" in step.path) :]
+    # Before _SUCCESS is taken away, before a file is moved into sight, and before _SUCCESS is.
+    shown = [n for n, step in enumerate(swap) if step.name == "publish"]
+    stops = range(shown[-1] + 1) if ALL else [shown[0], shown[1], shown[-1]]
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for stop in stops:
+        # The other has some steps more, for there is one more earlier generation.
+        for other in range(1, shown[-1] + 10, 1 if ALL else 3):
+            both.meet(shared / f"{stop}-{other}", ready, (stop, other))
+    figures(
+        "drivers frozen while another overwrites",
+        protocol="commit and merge",
+        storage="disk",
+        **both.counted,
     )

@@ -98,6 +98,21 @@ class Told(Silent):
         self.lines.append(text)
 
 
+class EndsMeanwhile(Told):
+    """Removes what is known of units once some are, as another run of the same job does at its end."""
+
+    def __init__(self, cache: Path) -> None:
+        super().__init__()
+        self._cache = cache
+        self.removed: list[str] = []
+
+    def update(self, snapshot: Snapshot) -> None:
+        if not self.removed and snapshot.shards_done >= 2:
+            storage = Storage(str(self._cache))
+            self.removed = [entry.path for entry in storage.list() if "/_trtfleet/" in entry.path]
+            storage.delete(self.removed)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with ``model.onnx``, 120 images in ``data`` and hooks; the engine cache is there too."""
@@ -227,6 +242,15 @@ class TestTable:
             run_calibrate(spec_of(place, "gone/table.json", samples=16), told)
         summary = calibrate(place, samples=16)
         assert (summary.actors, summary.units_before) == (0, summary.units)
+
+    def test_is_the_same_when_another_run_ends_and_removes_what_both_knew(self, place: Path) -> None:
+        calibrate(place, "whole.json")
+        told = EndsMeanwhile(place / "other")
+        run_calibrate(spec_of(place, "again.json", cache=str(place / "other")), told)
+        assert told.removed
+        assert [line for line in told.lines if "beginning again" in line]
+        assert (place / "again.json").read_bytes() == (place / "whole.json").read_bytes()
+        assert not list((place / "other").rglob("work"))
 
 
 class _RemovesFolder(Silent):

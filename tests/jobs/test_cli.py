@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import trtfleet
+from trtfleet.datasets.output import Output
+from trtfleet.datasets.records import JobRecord
+from trtfleet.datasets.storage import Storage
 from trtfleet.errors import TrtfleetError
 from trtfleet.jobs import progress, score
 from trtfleet.jobs.cli import cli
@@ -278,6 +281,13 @@ class TestExitCodes:
         assert (ran.code, ran.stdout) == (7, "")
         assert ran.stderr.startswith(f"error: {tmp_path}/nowhere holds no output of trtfleet\nhint: ")
         assert not (tmp_path / "nowhere").exists()
+
+    def test_status_of_a_sweep(self, tmp_path: Path, command: Callable[..., Any]) -> None:
+        job = JobRecord(fingerprint={"models": {"m.onnx": "0"}}, resolved={}, shards=1, rows=1)
+        Output.create(Storage(tmp_path / "out"), job)
+        ran = command("status", tmp_path / "out")
+        assert (ran.code, ran.stdout) == (7, "")
+        assert "holds a sweep, and status is about scoring jobs\nhint: " in ran.stderr
 
     def test_a_pipe_that_closes(self, tmp_path: Path) -> None:
         source = "from trtfleet.jobs.cli import main; main()"

@@ -47,7 +47,8 @@ from trtfleet.jobs.cluster_survey import survey
 
 stub, cache = sys.argv[1:]
 cluster = Cluster()
-cluster.add_node(num_cpus=2, include_dashboard=False)
+# Nobody reads logs through Ray here, and no node is to be added.
+cluster.add_node(num_cpus=2, include_dashboard=False, include_log_monitor=False, no_monitor=True)
 gpus = cluster.add_node(num_cpus=1, num_gpus=2, resources={"accelerator_type:H100": 1})
 other = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": stub})
 cluster.wait_for_nodes()
@@ -244,6 +245,12 @@ class TestLines:
         (h100,) = (line for line in lines if line.startswith("NVIDIA H100 (9.0)"))
         assert h100.split()[3:6] == ["H100", "3", "2"]
         assert lines[-1] == "engine cache s3://bucket/engines"
+
+    def test_the_cache_is_told_without_gpus_too(self) -> None:
+        view = view_of(node_view("10.0.0.1"))
+        assert view.lines()[-2:] == ["no GPU was seen", "engine cache s3://bucket/engines"]
+        broken = replace(view, cache_failure="no such bucket")
+        assert broken.lines()[-1] == "the cache cannot be read: no such bucket"
 
     def test_the_cache_with_the_least_counts(self) -> None:
         cold = node_view("10.0.0.2", H100)

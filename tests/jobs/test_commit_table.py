@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trtfleet.datasets.discovery import SourceFile
 from trtfleet.datasets.records import CommitRecord
-from trtfleet.datasets.shards import Shard
+from trtfleet.datasets.shard_table import Shard, ShardTable
 from trtfleet.jobs.commit_table import CommitTable
 
 TEXT = st.text(max_size=8)
@@ -41,10 +41,12 @@ def test_it_is_the_same_mapping_as_a_dict(records: list[CommitRecord], folder: s
     ]
     told = [*records, *(usual(record, folder) for record in records)]
     plain = {record.shard: record for record in (told if again else reversed(told))}
-    table = CommitTable(shards, {shard.id: shard for shard in shards})
+    table = CommitTable(ShardTable.of(shards))
     for record in told if again else reversed(told):
         table[record.shard] = record
     assert dict(table) == plain
+    assert table.counts() == {shard: (record.rows, record.bad_rows) for shard, record in plain.items()}
+    assert dict(CommitTable(ShardTable.of(shards), plain.values())) == plain
     assert list(table) == ids
     assert len(table) == len(plain)
     assert "no shard of theirs" not in table

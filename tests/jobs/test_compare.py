@@ -23,6 +23,7 @@ from trtfleet.jobs.compare_summary import CompareSummary
 from trtfleet.jobs.plan import feed_identity
 from trtfleet.jobs.progress import Silent, Snapshot
 from trtfleet.tests.jobs.conftest import Ran
+from trtfleet.tests.jobs.test_calibrate import EndsMeanwhile
 from trtfleet.tests.trt_actors.calibration.samples import convolutional, write_images
 from trtfleet.tests.trt_actors.comparison.networks import images_of, scaled, table_of, with_factors
 from trtfleet.trt_actors.calibration.table import CalibrationTable
@@ -155,6 +156,19 @@ class TestOnRay:
         assert resumed.outcome.units_before >= 2
         assert whole.outcome.units_before == 0
         assert resumed.comparison.encode() == whole.comparison.encode()
+        assert not (place / "cache" / "comparison").exists()
+
+    def test_another_run_that_ends_and_removes_what_both_knew_changes_nothing(
+        self, digits: tuple[Path, Path], place: Path
+    ) -> None:
+        options = {"model_a": digits[0], "model_b": digits[0], "data": digits[1], "precision_b": "fp16"}
+        spec = CompareSpec.of({**options, "batch_size": 16, "actors": 1, "normalize": NORMALIZE})
+        told = EndsMeanwhile(place / "cache")
+        again, whole = run_compare(spec, told), run_compare(spec)
+        assert told.removed
+        assert [line for line in told.lines if "beginning again" in line]
+        assert again.comparison.encode() == whole.comparison.encode()
+        assert again.outcome.units_before == 0
         assert not (place / "cache" / "comparison").exists()
 
     def test_rows_that_cannot_be_fed_do_not_count(self, digits: tuple[Path, Path], place: Path) -> None:

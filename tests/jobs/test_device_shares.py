@@ -8,7 +8,7 @@ import pytest
 from trtfleet.datasets.records import CommitRecord
 from trtfleet.jobs.device_shares import DeviceShares
 from trtfleet.jobs.summary import Summary
-from trtfleet.trt_actors.pipeline import PipelineStats
+from trtfleet.trt_actors.pipeline_stats import PipelineStats
 from trtfleet.trt_actors.stages import StageStats
 from trtfleet.trt_actors.task import ActorInfo, Receipt
 

@@ -300,6 +300,9 @@ class TestCalibrate:
         summary = run_calibrate(spec)
         assert (summary.units, summary.units_before) == (told.pieces.count, resumed.pieces.done)
         assert (summary.rows, summary.backend) == (told.rows, told.machines[0].backend)
+        assert not any("fed in the same way" in note for note in resumed.notes)
+        again = trtfleet.calibrate(**options, dry_run=True)
+        assert any(note.startswith(f"{summary.stored} was made of rows") for note in again.notes)
 
 
 class TestLines:

@@ -14,7 +14,7 @@ from trtfleet.datasets.storage import Storage
 from trtfleet.jobs.account import Account
 from trtfleet.jobs.progress import Silent
 from trtfleet.jobs.summary import Summary, sized
-from trtfleet.trt_actors.pipeline import PipelineStats
+from trtfleet.trt_actors.pipeline_stats import PipelineStats
 from trtfleet.trt_actors.stages import StageStats
 from trtfleet.trt_actors.task import ActorInfo, Receipt
 

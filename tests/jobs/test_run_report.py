@@ -29,7 +29,7 @@ from trtfleet.jobs.run_report_charts import duration_text
 from trtfleet.jobs.run_report_history import History
 from trtfleet.jobs.run_report_html import run_page
 from trtfleet.tests.jobs.test_partition_html import HOSTILE, browser
-from trtfleet.trt_actors.pipeline import PipelineStats
+from trtfleet.trt_actors.pipeline_stats import PipelineStats
 from trtfleet.trt_actors.stages import StageStats
 from trtfleet.trt_actors.task import ActorInfo, EngineFacts, Receipt, SegmentFacts
 
@@ -170,7 +170,10 @@ def report(
         error="" if state == "finished" else f"shard shard9 failed 4 times {mark}",
         hint="" if state == "finished" else "see `trtfleet status OUT`",
         bad=[{"file": f"/data/{mark}.parquet", "row": 1234, "column": "photo", "reason": "no JPEG"}],
-        earlier=[RunRecord(run="11223344", state="failed", started_s=1_699_990_000.0, error=f"full {mark}")],
+        earlier=[
+            RunRecord(run="11223344", state="failed", started_s=1_699_990_000.0, error=f"full {mark}"),
+            RunRecord(run="55667788", state="running", started_s=1_699_995_000.0, updated_s=1_699_996_000.0),
+        ],
         versions={"python": "3.11.7", "trtfleet": "0.1.0"},
     )
 
@@ -245,6 +248,28 @@ def test_failures_are_grouped_and_the_cause_comes_first(opened: Callable[..., we
     assert HOSTILE in rows[1]
     assert HOSTILE in page.find_element(By.ID, "bad").text
     assert f"full {HOSTILE}" in page.find_element(By.ID, "earlier").text
+
+
+def test_an_earlier_run_without_an_end_says_when_it_was_heard_of(
+    opened: Callable[..., webdriver.Chrome],
+) -> None:
+    rows = opened(report()).find_elements(By.CSS_SELECTOR, "#earlier tbody tr")
+    assert "running, heard of until 2023-11-14 21:06:40" in rows[1].text
+
+
+def test_charts_can_be_read_on_a_telephone(opened: Callable[..., webdriver.Chrome]) -> None:
+    page = opened(report())
+    phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        height = page.execute_script(
+            "return document.querySelector('.chart text').getBoundingClientRect().height"
+        )
+        width = page.execute_script("return document.documentElement.scrollWidth")
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert height > 8
+    assert width == 390
 
 
 def test_a_run_without_a_shard_has_a_page(opened: Callable[..., webdriver.Chrome]) -> None:

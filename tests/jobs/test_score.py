@@ -555,7 +555,7 @@ class TestRepeating:
 
         again = score(model, data, out, emit="argmax", overwrite=True)
         assert not again.already_finished
-        assert top_level(out) == ["_SUCCESS", "_trtfleet", "part-00000.parquet"]
+        assert top_level(out) == ["_SUCCESS", "_trtfleet", "part-00000-g0002.parquet"]
         assert [path.name for path in (out / "_trtfleet").glob("g*/job.json")] == ["job.json"]
         assert (out / "_trtfleet" / "g0002" / "job.json").exists()
         assert json.loads((out / "_SUCCESS").read_bytes())["generation"] == "g0002"

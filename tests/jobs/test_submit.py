@@ -96,6 +96,14 @@ def _belongs(process: psutil.Process, session: int, home: Path) -> bool:
         return False
 
 
+def _runs(process: psutil.Process) -> bool:
+    # What nobody waits for stays a zombie where the first process does not do so.
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One head node of four logical CPUs; everything it started is gone afterwards."""
@@ -114,7 +122,7 @@ def cluster() -> Iterator[Cluster]:
     command = [*_RAY, "start", "--head", "--block", "--port=0", "--num-cpus=4", "--disable-usage-stats"]
     command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command += ["--object-store-memory=100000000", f"--temp-dir={folder / 'r'}"]
-    command += ["--dashboard-agent-listen-port=0", "--include-log-monitor=false"]
+    command += ["--dashboard-agent-listen-port=0", "--include-log-monitor=false", "--no-monitor"]
     log = folder / "head.log"
     with log.open("wb") as sink:
         head = subprocess.Popen(
@@ -130,7 +138,7 @@ def cluster() -> Iterator[Cluster]:
         for process in ended:
             process.kill()
         head.wait()
-        psutil.wait_procs(ended, timeout=10)
+        _wait_for(lambda: not any(_runs(process) for process in ended))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -343,6 +351,7 @@ class TestCommandLine:
             (["--", "score", "m.onnx", "d", "/out", "--no-such-option"], "No such option"),
             (["score", "m.onnx", "d", "/out", "--address", "h:1"], "own --address is not allowed"),
             (["score", "m.onnx", "/d", "/out"], "m.onnx is a relative path"),
+            (["score", "/m.onnx", "/d", "/out", "--emit", "best"], "emit 'best' is not known"),
             (["score", "/m.onnx", "/d", "d", "/out"], "d is a relative path, and data is not shipped"),
             (["score", "--spec", "job.yaml"], "job.yaml is a relative path"),
             (["score", "/m.onnx", "/d", "/out", "--trace", "t.json"], "t.json is a relative path"),

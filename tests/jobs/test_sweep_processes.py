@@ -70,6 +70,10 @@ class Lines(Silent):
     def say(self, text):
         sys.stdout.write(text + "\\n")
         sys.stdout.flush()
+    def tell(self, event, text="", *, level="info", **facts):
+        super().tell(event, text, level=level, **facts)
+        if event in ("actor_ready", "trial_done"):
+            self.say(f"{event} {facts['actor']} {facts['pid']}")
 
 def has(kind):
     return {"num_cpus": 1, "num_gpus": 1, "resources": {f"accelerator_type:{kind}": 1}}
@@ -109,3 +113,8 @@ def test_kinds_of_gpus_are_measured_at_the_same_time(
         ("B2", 1, None),
         ("B2", 2, None),
     ]
+    told = [line.split() for line in done.stdout.splitlines() if line.startswith(("actor_", "trial_"))]
+    ready = [(actor, pid) for event, actor, pid in told if event == "actor_ready"]
+    measured = {(actor, pid) for event, actor, pid in told if event == "trial_done"}
+    assert len({actor for actor, _ in ready}) == len(ready) >= 2
+    assert measured <= set(ready)

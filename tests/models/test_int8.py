@@ -28,6 +28,9 @@ SHORTCUTS = {
     "light_shufflenet": 13,
 }
 
+# Half a gigabyte of the layers that AlexNet is made of, too.
+SLOW = ("vgg16",)
+
 RUN = ("mobilenet_v1", "resnet50", "googlenet")
 
 
@@ -38,7 +41,7 @@ def inputs_of(model: onnx.ModelProto, op_types: tuple[str, ...]) -> list[list[st
     return [[makers.get(name, "") for name in made.input[:2]] for made in nodes]
 
 
-@pytest.mark.parametrize("name", parameters("classification"))
+@pytest.mark.parametrize("name", parameters("classification", also_slow=SLOW))
 def test_it_quantizes_and_builds(name: str) -> None:
     source = quantizable(load(name))
     placement = place(source)

@@ -21,11 +21,19 @@ SECRETS = {
 }
 
 PROGRAM = """
-import sys
+import json, sys
 import ray
-ray.init("local", num_cpus=2, include_dashboard=False, _temp_dir=sys.argv.pop(1), logging_level="INFO")
+ray.init("local", num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[1], logging_level="INFO")
 from trtfleet.jobs.cli import main
-main()
+
+codes = []
+for arguments in json.loads(sys.argv[2]):
+    sys.argv = ["trtfleet", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        codes.append(end.code)
+print(json.dumps(codes))
 """
 
 
@@ -63,25 +71,27 @@ def test_planted_secrets_stay_where_they_are(
     environment |= {"TRTFLEET_CACHE": str(tmp_path / "cache"), "TRTFLEET_DEBUG": "1"}
     model, data = str(linear_model()), str(vectors(rows=40, row_group_rows=10))
 
-    def run(out: str, *flags: str) -> subprocess.CompletedProcess[str]:
-        arguments = ["score", model, data, str(tmp_path / out), "--spec", str(spec), "--actors", "1", *flags]
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(ray_folder / "r"), *arguments],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def score(out: str, *flags: str) -> list[str]:
+        return ["score", model, data, str(tmp_path / out), "--spec", str(spec), "--actors", "1", *flags]
 
-    good = run("good", "--json", "--trace", str(tmp_path / "trace.json"))
-    assert good.returncode == 0, good.stderr
-    assert json.loads(good.stdout)["rows"] == 40
-    bad = run("bad", "--postprocess", "planted_hooks:fails_on_some")
-    assert bad.returncode != 0
+    good = score("good", "--json", "--trace", str(tmp_path / "trace.json"))
+    bad = score("bad", "--postprocess", "planted_hooks:fails_on_some")
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(ray_folder / "r"), json.dumps([good, bad])],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    summary, end = json.JSONDecoder().raw_decode(ran.stdout)
+    of_good, of_bad = json.loads(ran.stdout[end:])
+    assert (of_good, summary["rows"]) == (0, 40)
+    assert of_bad != 0
     assert (tmp_path / "good" / "_SUCCESS").exists()
     assert (tmp_path / "bad" / "_trtfleet").exists()
-    printed = good.stdout + good.stderr + bad.stdout + bad.stderr
+    printed = ran.stdout + ran.stderr
     assert [name for name, value in SECRETS.items() if value in printed] == []
     assert leaks(tmp_path) == []
     logs = [path for path in ray_folder.rglob("logs/*") if path.is_file()]

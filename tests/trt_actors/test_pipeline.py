@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from trtfleet.datasets.signature import TensorSpec
 from trtfleet.trt_actors.engine import Engine
-from trtfleet.trt_actors.pipeline import Pipeline, PipelineStats
+from trtfleet.trt_actors.pipeline import Pipeline
+from trtfleet.trt_actors.pipeline_stats import PipelineStats
 
 
 class ToySlot:
@@ -257,13 +258,12 @@ def test_a_slow_engine_is_busy(pipeline: Run) -> None:
 
 def test_nothing_counts_before_the_first_shard(pipeline: Run) -> None:
     line = pipeline(ToyEngine())
-    time.sleep(0.05)
+    time.sleep(0.5)
     line.begin(full_rows=10)
-    time.sleep(0.02)
     submit(line, [1.0], ignore)
     line.close()
     assert line.stats.idle_s == 0
-    assert line.stats.starved_s < 0.05
+    assert line.stats.starved_s < 0.5
 
 
 def test_the_engines_own_rate_is_measured_once_on_a_full_batch(pipeline: Run) -> None:

@@ -3,7 +3,8 @@
     python tests/upgrades/make_fixture.py tests/upgrades/fixtures/format-1
 
 Run it with the last release of a format, before the format's number grows; fixtures are never written anew.
-The outputs are of a bucket, where files have the same name and version on every machine.
+The outputs are of a bucket, where files have the same name and version on every machine. From format 2 on
+they replace earlier ones.
 """
 
 from __future__ import annotations
@@ -137,10 +138,12 @@ def main() -> None:
     client.put_object(Bucket=BUCKET, Key="data/data.parquet", Body=data)
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     model, source = folder / "input" / "model.onnx", f"s3://{BUCKET}/data/"
-    score(model, source, f"s3://{BUCKET}/finished", **OPTIONS)
+    for name in ("finished", "interrupted"):
+        score(model, source, f"s3://{BUCKET}/{name}", emit="softmax", **OPTIONS)
+    score(model, source, f"s3://{BUCKET}/finished", overwrite=True, **OPTIONS)
     with patch.object(module, "finish_job", side_effect=Killed):
         try:
-            score(model, source, f"s3://{BUCKET}/interrupted", **OPTIONS)
+            score(model, source, f"s3://{BUCKET}/interrupted", overwrite=True, **OPTIONS)
         except Killed:
             pass
     from trtfleet.datasets.storage import Storage

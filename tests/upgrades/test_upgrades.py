@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 import trtfleet
+from trtfleet.datasets.naming import final_name
 from trtfleet.datasets.records import FORMAT as OUTPUT_FORMAT
 from trtfleet.datasets.records import CommitRecord, JobRecord, RunRecord, SuccessRecord
 from trtfleet.errors import CacheError, CalibrationError, OutputError
@@ -57,36 +56,30 @@ def bucket_of(fixture: Path, s3_environment: dict[str, str]) -> Iterator[Path]:
     bucket.delete()
 
 
-@pytest.mark.ray
-def test_an_interrupted_output_is_resumed(
-    bucket_of: Path, tmp_path: Path, without_ray: dict[str, str]
-) -> None:
-    before = trtfleet.status(f"s3://{BUCKET}/interrupted")
+@pytest.mark.usefixtures("ray_session")
+def test_an_interrupted_output_is_resumed(bucket_of: Path, tmp_path: Path) -> None:
+    out = f"s3://{BUCKET}/interrupted"
+    before = trtfleet.status(out)
     assert (before.shards_done, before.shards_total, before.rows) == (5, 6, 50)
-    flags = "--input x=x --keep id --shard-bytes 400 --batch-size 8 --backend onnxruntime-cpu --actors 1"
-    places = [str(bucket_of / "input" / "model.onnx"), f"s3://{BUCKET}/data/", f"s3://{BUCKET}/interrupted"]
-    program = [sys.executable, "-c", "from trtfleet.jobs.cli import main; main()", "score"]
-    # A process of its own: actors of a cluster that runs already would not know this bucket's server.
-    done = subprocess.run(
-        [*program, *places, *flags.split(), "--json"],
-        env=without_ray,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"] == 60
-    after = trtfleet.status(f"s3://{BUCKET}/interrupted")
+    model = bucket_of / "input" / "model.onnx"
+    assert trtfleet.score(model, f"s3://{BUCKET}/data/", out, **OPTIONS).rows == 60
+    after = trtfleet.status(out)
     assert (after.state, after.runs) == ("finished", 2)
     client = boto3.client("s3")
-    committed = {path.name for path in (bucket_of / "interrupted").rglob("commits/*.json")}
-    for name in committed:
-        key = f"interrupted/_trtfleet/g0001/commits/{name}"
-        body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        assert body == (bucket_of / key).read_bytes()
+    committed = sorted((bucket_of / "interrupted").rglob(f"{before.generation}/commits/*.json"))
+    assert len(committed) == 5
+    for path in committed:
+        body = client.get_object(Bucket=BUCKET, Key=str(path.relative_to(bucket_of)))["Body"].read()
+        assert body == path.read_bytes()
+    # Nothing of an earlier generation is left beside it, under whatever name.
+    keys = [
+        found["Key"] for found in client.list_objects_v2(Bucket=BUCKET, Prefix="interrupted/p")["Contents"]
+    ]
+    assert keys == [f"interrupted/{final_name(0, before.generation)}"]
     merged = tmp_path / "merged.parquet"
-    client.download_file(BUCKET, "interrupted/part-00000.parquet", str(merged))
-    assert pq.read_table(merged).equals(pq.read_table(bucket_of / "finished" / "part-00000.parquet"))
+    client.download_file(BUCKET, keys[0], str(merged))
+    (expected,) = (bucket_of / "finished").glob("*.parquet")
+    assert pq.read_table(merged).equals(pq.read_table(expected))
 
 
 def test_a_finished_output_stays_as_it_is(bucket_of: Path) -> None:

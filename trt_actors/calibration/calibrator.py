@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -13,6 +14,8 @@ import numpy as np
 from ...datasets.sampling import Unit
 from ...errors import CalibrationError, TrtfleetError, UsageError
 from ..batches import BadInput
+from ..event_log import actor_log
+from ..watchdog import ENGINE, Watchdog
 from .observed import ObservedNetwork
 from .observer import Collection, HostObserver, Observer
 from .sample_feed import SampleFeed, bad_samples
@@ -61,19 +64,30 @@ class Calibrator:
 
     Args:
         task: The job.
+        watchdog: Watches the hook and the network; stays the caller's to close.
 
     Raises:
         TrtfleetError: The network cannot be loaded, the backend is missing, or the hook cannot be imported.
     """
 
-    def __init__(self, task: CalibrateTask) -> None:
+    def __init__(self, task: CalibrateTask, watchdog: Watchdog | None = None) -> None:
+        start_s = time.monotonic()
         self._task = task
-        self._feed = SampleFeed(task)
+        self._log = actor_log(task.log_format, task.run)
+        self._opened = contextlib.ExitStack()
+        self._opened.enter_context(self._log.taking_over())
+        self._watchdog = watchdog or Watchdog()
+        self._feed = SampleFeed(task, self._watchdog)
         self._observer, not_taken = open_observer(task.backend, task.observed)
         self._computing = threading.Lock()
         self.info = CalibratorInfo(
-            backend=self._observer.backend, not_taken=not_taken, node=socket.gethostname(), pid=os.getpid()
+            backend=self._observer.backend,
+            not_taken=not_taken,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+            start_s=time.monotonic() - start_s,
         )
+        self._log.tell("engine_ready", **self.info.told)
 
     def __enter__(self) -> Calibrator:
         return self
@@ -86,6 +100,7 @@ class Calibrator:
         self._feed.close()
         with self._computing:
             self._observer.close()
+        self._opened.close()
 
     def observe(self, unit: Unit) -> UnitReceipt:
         """Runs a unit's batches through the network.
@@ -96,6 +111,12 @@ class Calibrator:
             CalibrationError: A tensor has values that are not finite; the message names it and the rows.
             TrtfleetError: The unit cannot be read or run.
         """
+        with self._log.bound(unit=unit.id).attempt(rows=unit.rows) as told:
+            receipt = self._observe(unit)
+            told.update(rows=receipt.rows, bad_rows=len(receipt.bad))
+        return receipt
+
+    def _observe(self, unit: Unit) -> UnitReceipt:
         start = time.monotonic()
         bad: list[BadInput] = []
         rows = 0
@@ -122,7 +143,7 @@ class Calibrator:
             return self._observer.collection()
 
     def _add(self, collection: Collection, arrays: Mapping[str, np.ndarray]) -> None:
-        with self._computing:
+        with self._computing, self._watchdog.step(ENGINE):
             collection.add(arrays)
 
     def _close(self, collection: Collection) -> None:

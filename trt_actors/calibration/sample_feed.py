@@ -10,8 +10,9 @@ from ...datasets.sample_reading import read_batches
 from ...datasets.sampling import Unit
 from ..batches import BadInput, Piece
 from ..feed import Feed
-from ..hooks import load_hook
+from ..hooks import watched_hook
 from ..task import FeedTask
+from ..watchdog import Watchdog
 from .task import BadSample
 
 __all__ = ["SampleFeed", "bad_samples"]
@@ -24,14 +25,15 @@ class SampleFeed:
 
     Args:
         task: What feeds the network.
+        watchdog: Watches the hook.
 
     Raises:
         HookError: The preprocess hook cannot be imported.
     """
 
-    def __init__(self, task: FeedTask) -> None:
+    def __init__(self, task: FeedTask, watchdog: Watchdog) -> None:
         self._task = task
-        preprocess = load_hook(task.preprocess, task.hook_folder) if task.preprocess else None
+        preprocess = watched_hook("preprocess", task.preprocess, task.hook_folder, watchdog)
         # Image decoding has threads of its own: readers wait for it, so sharing them could deadlock.
         self._readers = ThreadPoolExecutor(max(_READERS, task.threads), "reader")
         self._decoders = ThreadPoolExecutor(task.threads, "decoder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -13,7 +14,9 @@ from ...errors import InternalError
 from ..batches import BadInput, Piece
 from ..calibration.sample_feed import SampleFeed, bad_samples
 from ..calibration.task import CalibratorInfo, UnitReceipt
+from ..event_log import actor_log
 from ..quantization.placement import Site
+from ..watchdog import ENGINE, Watchdog
 from .comparison import Comparison
 from .difference import Difference
 from .outputs import OutputPair, RowErrors
@@ -32,14 +35,20 @@ class Comparator:
 
     Args:
         task: The job.
+        watchdog: Watches the hook and the networks; stays the caller's to close.
 
     Raises:
         TrtfleetError: A network cannot be loaded, the backend is missing, or the hook cannot be imported.
     """
 
-    def __init__(self, task: CompareTask) -> None:
+    def __init__(self, task: CompareTask, watchdog: Watchdog | None = None) -> None:
+        start_s = time.monotonic()
         self._task = task
-        self._feed = SampleFeed(task)
+        self._log = actor_log(task.log_format, task.run)
+        self._opened = contextlib.ExitStack()
+        self._opened.enter_context(self._log.taking_over())
+        self._watchdog = watchdog or Watchdog()
+        self._feed = SampleFeed(task, self._watchdog)
         self._first: Runner
         self._second: Runner
         if task.layers:
@@ -56,7 +65,9 @@ class Comparator:
             not_taken=self._first.not_taken,
             node=socket.gethostname(),
             pid=os.getpid(),
+            start_s=time.monotonic() - start_s,
         )
+        self._log.tell("engine_ready", **self.info.told)
 
     def __enter__(self) -> Comparator:
         return self
@@ -72,6 +83,7 @@ class Comparator:
                 self._trials.close()
             self._second.close()
             self._first.close()
+        self._opened.close()
 
     def compare(self, unit: Unit) -> UnitReceipt:
         """Runs a unit's batches through both networks; a batch is dropped when it is compared.
@@ -82,6 +94,12 @@ class Comparator:
         Raises:
             TrtfleetError: The unit cannot be read or run.
         """
+        with self._log.bound(unit=unit.id).attempt(rows=unit.rows) as told:
+            receipt = self._compare(unit)
+            told.update(rows=receipt.rows, bad_rows=len(receipt.bad))
+        return receipt
+
+    def _compare(self, unit: Unit) -> UnitReceipt:
         start = time.monotonic()
         bad: list[BadInput] = []
         total = Comparison.empty(self._task.pairs)
@@ -130,7 +148,7 @@ class Comparator:
     def _compare_batch(self, unit: Unit, piece: Piece) -> Comparison:
         task = self._task
         arrays = piece.on_host
-        with self._computing:
+        with self._computing, self._watchdog.step(ENGINE):
             first = self._first.run(arrays)
             second = self._second.run({task.inputs[name]: array for name, array in arrays.items()})
             found, errors = Comparison.of_batch(task.pairs, first.outputs, second.outputs)

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..calibration.task import SampleTask
 from ..prepared import Prepared
-from ..task import FeedTask, TensorRTSettings
+from ..task import TensorRTSettings
 from .outputs import OutputPair
 
 __all__ = ["CompareTask"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareTask(FeedTask):
-    """One comparison, as an actor needs it; ``network`` is the first network.
+class CompareTask(SampleTask):
+    """One comparison, as an actor needs it; ``network`` is the first network, ``backend`` that of both.
 
     Attributes:
         other: The second network.
         inputs: Its input for each of the first one's.
         pairs: The outputs that are compared.
-        layers: Inner tensors that are compared too: results of both networks, besides their ``outputs``.
+        layers: Inner tensors that are compared too: results of both networks, besides their ``outputs``;
+            then the backend is one of ONNX Runtime.
         worst: How many of the worst rows are kept.
-        backend: ``auto`` or one backend's name; with layers one of ONNX Runtime.
         settings: How TensorRT engines of the first network are built.
         settings_b: Likewise of the second.
         source: For trials: the first network as quantizers are put into it; None without any.
@@ -34,7 +35,6 @@ class CompareTask(FeedTask):
     pairs: tuple[OutputPair, ...]
     layers: tuple[str, ...] = ()
     worst: int = 20
-    backend: str = "auto"
     settings: TensorRTSettings
     settings_b: TensorRTSettings
     source: Prepared | None = None

@@ -2,7 +2,7 @@
 
 Started as ``python -m trtfleet.trt_actors.trial.child FOLDER NUMBER``. The folder holds the pickled order,
 the number is that of the actor in its trial. Each line of standard input is what to do next, and each line of
-standard output the JSON answer. Arrays are left in the folder.
+standard output the JSON answer. Arrays and a log are left in the folder.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import numpy as np
 
 from ...datasets.storage import one_line
 from ...errors import TrtfleetError
+from ..event_log import EventLog
 from ..out_of_memory import out_of_memory
 from .context import Context, Window
 from .scoring import Scoring
-from .task import Order
+from .task import LOG, Order
 
 __all__ = ["main"]
 
@@ -42,7 +43,11 @@ def main() -> None:
     os.dup2(2, 1)
     folder = Path(sys.argv[1])
     order: Order = pickle.loads((folder / "order.pickle").read_bytes())
-    with Contexts(order, folder, int(sys.argv[2])) as contexts:
+    with (
+        (folder / LOG).open("w") as sink,
+        EventLog(sink, pid=os.getpid()).taking_over(),
+        Contexts(order, folder, int(sys.argv[2])) as contexts,
+    ):
         for line in sys.stdin:
             answers.write(json.dumps(_answer(contexts, line.strip(), order.batch_size)) + "\n")
 

@@ -3,63 +3,67 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import pickle
 import platform
-import select
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from ..event_log import EventLog, actor_log
 from ..runtime.libcuda import driver_missing, gpus
 from .nvml import Watch, load_nvml
+from .process import VISIBLE, TrialFailed, TrialProcess
 from .statistics import Estimate, median_estimate, quantile_estimate, rate_estimate
-from .task import HostInfo, Measurement, Order
+from .task import HostInfo, HostTask, Measurement, Order
 
 __all__ = ["TrialHost", "run_trial"]
 
-_CHILD = "trtfleet.trt_actors.trial.child"
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-class TrialFailed(Exception):  # noqa: N818
-    """A trial came to nothing, for the reason given."""
-
 
 class TrialHost:
-    """Runs one trial after the other on the devices that this process was given."""
+    """Runs one trial after the other on the devices that this process was given.
 
-    def __init__(self) -> None:
-        self._devices = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]
+    Args:
+        task: What to log, and as part of which run.
+    """
+
+    def __init__(self, task: HostTask | None = None) -> None:
+        task = task or HostTask()
+        self._log = actor_log(task.log_format, task.run)
+        self._devices = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
         visible = [] if not self._devices or driver_missing() else gpus()
         self.info = HostInfo(
             node=socket.gethostname(),
             device=visible[0].name if visible else _cpu_name(),
             gpus=len(visible),
+            pid=os.getpid(),
         )
+        self._log.tell("host_ready", device=self.info.device, gpus=self.info.gpus)
 
     def run(self, order: Order) -> Measurement:
         """Runs a trial; whatever its network does comes back as a measurement."""
-        found = run_trial(order, self._devices)
+        log = self._log.bound(trial=order.name)
+        log.tell("attempt_started", backend=order.backend, batch_size=order.batch_size)
+        found = run_trial(order, self._devices, log)
+        seconds = round(found.seconds or 0.0, 3)
+        if found.error is None:
+            log.tell("attempt_done", executed=found.executed, seconds=seconds)
+        else:
+            log.tell("attempt_failed", level="warning", reason=found.error, seconds=seconds)
         return replace(found, node=self.info.node, device_name=self.info.device)
 
 
-def run_trial(order: Order, devices: Sequence[str]) -> Measurement:
+def run_trial(order: Order, devices: Sequence[str], log: EventLog | None = None) -> Measurement:
     """Runs a trial in processes of its own.
 
     Args:
         order: The trial.
         devices: GPUs, as in ``CUDA_VISIBLE_DEVICES``, one for each actor; none for trials on the CPU.
+        log: Gets what these processes log; nobody does by default.
 
     Returns:
         What was measured; with ``error`` set where the trial failed.
@@ -70,7 +74,7 @@ def run_trial(order: Order, devices: Sequence[str]) -> Measurement:
     try:
         with contextlib.ExitStack() as stack:
             children = [
-                stack.enter_context(_Child(order, number, devices[number] if devices else ""))
+                stack.enter_context(TrialProcess(order, number, devices[number] if devices else "", log))
                 for number in range(order.actors)
             ]
             found = _measured(order, children, watch, deadline_s)
@@ -79,7 +83,9 @@ def run_trial(order: Order, devices: Sequence[str]) -> Measurement:
     return Measurement(**found, **watch.seen(), seconds=time.monotonic() - start_s)  # type: ignore[arg-type]
 
 
-def _measured(order: Order, children: Sequence[_Child], watch: Watch, deadline_s: float) -> dict[str, Any]:
+def _measured(
+    order: Order, children: Sequence[TrialProcess], watch: Watch, deadline_s: float
+) -> dict[str, Any]:
     """Fields of ``Measurement`` that the processes of a trial found out."""
     mode, folders = order.measure.mode, [child.folder for child in children]
     found: dict[str, Any] = {}
@@ -115,7 +121,7 @@ def _opened(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _ask(children: Sequence[_Child], what: str, deadline_s: float) -> list[dict[str, Any]]:
+def _ask(children: Sequence[TrialProcess], what: str, deadline_s: float) -> list[dict[str, Any]]:
     """Has all children do something at once."""
     for child in children:
         child.send(what)
@@ -154,72 +160,6 @@ def _throughput(folders: Sequence[Path]) -> dict[str, Any]:
         raise TrialFailed(f"the {len(streams)} contexts did not run at the same time: raise --seconds")
     estimate = rate_estimate(ends, rows, len(streams))
     return {**_named("rows_per_s", estimate, ""), "throughput_runs": len(ends)}
-
-
-class _Child:
-    """One process of a trial; a context manager that ends it."""
-
-    def __init__(self, order: Order, number: int, device: str) -> None:
-        self._order = order
-        self._number = number
-        self._device = device
-        self._temporary = tempfile.TemporaryDirectory(prefix="trtfleet-trial-")
-        self.folder = Path(self._temporary.name)
-
-    def __enter__(self) -> Self:
-        (self.folder / "order.pickle").write_bytes(pickle.dumps(self._order))
-        self._errors = (self.folder / "stderr").open("wb")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _CHILD, str(self.folder), str(self._number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, _VISIBLE: self._device},
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        process = self._process
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, self._errors):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        self._temporary.cleanup()
-
-    def send(self, what: str) -> None:
-        """Tells it what to do; a process that is gone is noticed by ``receive``."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(f"{what}\n".encode())
-            self._process.stdin.flush()
-
-    def receive(self, deadline_s: float) -> dict[str, Any]:
-        """Its answer.
-
-        Raises:
-            TrialFailed: The trial failed there, the process is gone, or the time is over.
-        """
-        stdout = self._process.stdout
-        assert stdout is not None
-        ready, _, _ = select.select([stdout], [], [], max(0.0, deadline_s - time.monotonic()))
-        if not ready:
-            raise TrialFailed(f"it took more than {self._order.measure.timeout_s:g} s")
-        line = stdout.readline()
-        if not line.endswith(b"\n"):
-            raise TrialFailed(self._end())
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise TrialFailed(answer["error"])
-        return answer
-
-    def _end(self) -> str:
-        code = self._process.wait()
-        said = (self.folder / "stderr").read_bytes().decode(errors="replace").strip().splitlines()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        last = " ".join(said[-1].split())[:300] if said else ""
-        return f"its process ended with {how}" + (f": {last}" if last else "")
 
 
 def _cpu_name() -> str:

@@ -12,10 +12,12 @@ from ..prepared import Prepared
 from ..task import FeedTask, TensorRTSettings
 
 __all__ = [
+    "LOG",
     "MODES",
     "TORCH",
     "TRIAL_BACKENDS",
     "HostInfo",
+    "HostTask",
     "Measure",
     "Measurement",
     "Mode",
@@ -30,6 +32,10 @@ MODES = ("both", "latency", "throughput")
 TORCH = "torch"
 TRIAL_BACKENDS = (*BACKENDS, TORCH)
 """What a trial may ask for: what jobs run on, and PyTorch to compare with."""
+
+
+LOG = "log"
+"""The file, in its folder, that a process of a trial logs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +90,7 @@ class Order:
     """One trial, as whoever runs it needs it.
 
     Attributes:
+        name: What the actor's log calls it.
         network: What runs.
         settings: How its TensorRT engines are built.
         backend: ``auto`` or one backend's name.
@@ -97,6 +104,7 @@ class Order:
         torch: For the backend ``torch``: what it runs; ``network`` says only what that is fed.
     """
 
+    name: str = ""
     network: Prepared = field(repr=False)
     settings: TensorRTSettings
     backend: str
@@ -111,6 +119,19 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostTask:
+    """What whoever runs trials is told, once.
+
+    Attributes:
+        run: The run's name, for the actor's own log.
+        log_format: Of that log, one of ``LOG_FORMATS``.
+    """
+
+    run: str = ""
+    log_format: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostInfo:
     """Who runs trials.
 
@@ -118,11 +139,13 @@ class HostInfo:
         node: Host name.
         device: The name of its GPU, or of its CPU where it has none.
         gpus: How many GPUs it has.
+        pid: Process id.
     """
 
     node: str
     device: str
     gpus: int
+    pid: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,8 @@ def progress(phase, share):
     time.sleep(0.2)
     return True
 import time
+# A process that was started in the background may have inherited that it is to ignore this signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     build_plan(find_flavour("tensorrt-rtx"), open(sys.argv[1], "rb").read(), BuildOptions(),
                [Profile.parse("x=1x3x16x16,4x3x16x16,8x3x16x16")], progress=progress)

@@ -70,8 +70,10 @@ class Obtainer:
 
 
 cluster = Cluster()
+# Nobody reads logs through Ray here, and no node is to be added.
+without = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 for node in nodes:
-    cluster.add_node(num_cpus=2, num_gpus=GPUS, resources={node: GPUS}, include_dashboard=False)
+    cluster.add_node(num_cpus=2, num_gpus=GPUS, resources={node: GPUS}, **without)
 cluster.wait_for_nodes()
 ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper
 from trtfleet.datasets.sampling import Unit, plan_units
-from trtfleet.errors import CalibrationError
+from trtfleet.errors import ActorStuckError, CalibrationError
 from trtfleet.jobs.calibrate_plan import CalibratePlan, make_calibrate_plan
 from trtfleet.jobs.calibrate_spec import CalibrateSpec
 from trtfleet.tests.trt_actors.calibration.samples import (
@@ -31,6 +32,7 @@ from trtfleet.trt_actors.calibration.calibrator import Calibrator
 from trtfleet.trt_actors.calibration.statistics import TensorStatistics, decode, encode, merge_all
 from trtfleet.trt_actors.calibration.task import UnitReceipt
 from trtfleet.trt_actors.model import load_model
+from trtfleet.trt_actors.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -217,3 +219,22 @@ class TestHooks:
         )
         found = {merged(observe(plan, units_of(plan, unit_batches))) for unit_batches in (1, 2, 100)}
         assert len(found) == 1
+
+    def test_may_not_take_longer_than_allowed(
+        self, tmp_path: Path, plan_of: Callable[..., CalibratePlan], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "hanging_hook.py").write_text(
+            "import threading\nGATE = threading.Event()\n"
+            "def hang(batch):\n    GATE.wait()\n    return batch\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        model, data = convolutional(tmp_path / "m.onnx"), write_images(tmp_path / "data")
+        options = {"preprocess": "hanging_hook:hang", "columns": "x", "batch_timeout": 0.1}
+        plan = plan_of(model, data, samples=50, batch_size=8, normalize=NORMALIZE, layout="nhwc", **options)
+        task, units = plan.task(1), units_of(plan)
+        watchdog = Watchdog(task.batch_timeout_s)
+        with Calibrator(task, watchdog) as calibrator:
+            with pytest.raises(ActorStuckError, match=r"hook hanging_hook:hang took more than 0\.1 s"):
+                watchdog.run(lambda: calibrator.observe(units[0]))
+            importlib.import_module("hanging_hook").GATE.set()
+        watchdog.close()

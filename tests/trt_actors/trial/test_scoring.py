@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 from trtfleet.tests.trt_actors.conftest import PlannedJob
 from trtfleet.trt_actors.trial.context import Window
-from trtfleet.trt_actors.trial.host import run_trial
+from trtfleet.trt_actors.trial.host import TrialHost, run_trial
 from trtfleet.trt_actors.trial.scoring import Scoring
-from trtfleet.trt_actors.trial.task import Measure, Measurement, Order, Rows
+from trtfleet.trt_actors.trial.task import HostTask, Measure, Measurement, Order, Rows
 
 QUICK = Measure(mode="throughput", runs=20, seconds=0.05, warm_up_s=0.2, timeout_s=60)
 
@@ -106,6 +107,35 @@ def test_a_process_that_dies_is_the_trials_error(
     found = run(job(preprocess=f"{name}:pre"))
     assert found.error is not None
     assert found.error.startswith("its process ended with exit code 5")
+
+
+def test_what_a_process_logged_is_in_the_actors_log_even_if_it_died(
+    job: Callable[..., PlannedJob], hook: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = hook(
+        """
+import logging, os
+def pre(batch):
+    logging.getLogger("trtfleet.hook").warning("here it ends")
+    os._exit(5)
+"""
+    )
+    order = order_of(job(preprocess=f"{name}:pre"), name="t-0")
+    host = TrialHost(HostTask(run="r1", log_format="json"))
+    host.run(order)
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    ready, started, *logged, failed = events
+    assert (ready["event"], started["event"], failed["event"]) == (
+        *("host_ready", "attempt_started", "attempt_failed"),
+    )
+    assert {(event["event"], event["message"], event["level"]) for event in logged} == {
+        ("log", "here it ends", "warning")
+    }
+    assert {event["run"] for event in events} == {"r1"}
+    assert {event["trial"] for event in events[1:]} == {"t-0"}
+    assert failed["pid"] == host.info.pid != logged[0]["pid"]
+    assert started["time"] <= logged[0]["time"] <= failed["time"]
+    assert failed["reason"].startswith("its process ended with exit code 5")
 
 
 def test_results_are_written_and_do_not_pile_up(job: Callable[..., PlannedJob], tmp_path: Path) -> None:
