@@ -77,6 +77,7 @@ class Output:
             OutputError: The location cannot be written, or holds files of another program.
             FingerprintError: Another driver just started a different job there, or the earlier one was of
                 another kind.
+            RecordsGoneError: Another driver had started the same job, and has finished and cleaned up.
         """
         if after is not None:
             after.require_kind(job.fingerprint)
@@ -88,7 +89,9 @@ class Output:
             if storage.put_new(path, job.encode()):
                 return cls(storage, generation, job)
             data = storage.get(path)
-        theirs = JobRecord.decode(data or b"", storage.describe(path))
+        if data is None:
+            raise _gone(storage.describe(path))
+        theirs = JobRecord.decode(data, storage.describe(path))
         output = cls(storage, generation, theirs)
         output.require(job.fingerprint)
         return output
@@ -181,10 +184,7 @@ class Output:
                 return record
             data = self.storage.get(path)
         if data is None:
-            raise RecordsGoneError(
-                f"{self.storage.describe(path)} is gone: another command finished and cleaned up",
-                "repeat the command",
-            )
+            raise _gone(self.storage.describe(path))
         return CommitRecord.decode(data, self.storage.describe(path))
 
     def committed(self) -> dict[str, CommitRecord]:
@@ -264,6 +264,10 @@ class Output:
     @property
     def _success_path(self) -> str:
         return hidden_path(self.generation, "success.json")
+
+
+def _gone(name: str) -> RecordsGoneError:
+    return RecordsGoneError(f"{name} is gone: another command finished and cleaned up", "repeat the command")
 
 
 def refuse_foreign(storage: Storage) -> None:

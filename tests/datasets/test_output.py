@@ -15,7 +15,7 @@ from trtfleet.datasets.output import Output
 from trtfleet.datasets.permits import STAGED, disarm_earlier, revoke, take_permit
 from trtfleet.datasets.records import FORMAT, CommitRecord, JobRecord, RunRecord, SuccessRecord
 from trtfleet.datasets.storage import Storage
-from trtfleet.errors import FingerprintError, OutputError
+from trtfleet.errors import FingerprintError, OutputError, RecordsGoneError
 
 JOB = JobRecord(fingerprint={"model": "m1", "emit": "raw"}, resolved={"shard_bytes": 1}, shards=3, rows=30)
 
@@ -169,6 +169,14 @@ class TestRequire:
         with pytest.raises(FingerprintError, match=rf"^/x holds another job: {words}") as raised:
             self.output(**theirs).require(ours)
         assert "--overwrite" in raised.value.hint
+
+    def test_a_job_that_ended_and_was_removed_meanwhile_is_said_to_be_gone(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As when another creates it first, ends and cleans up, all between two requests of this one.
+        monkeypatch.setattr(Storage, "put_new", lambda *_: False)
+        with pytest.raises(RecordsGoneError, match=r"g0001/job\.json is gone: another command finished"):
+            Output.create(Storage(place), JOB)
 
     def test_an_output_is_for_one_kind_of_job_even_when_it_is_overwritten(self, place: str) -> None:
         words = "holds a scoring job, and this is a sweep"
