@@ -35,6 +35,7 @@ MOST_RECORD_BYTES = 512 << 20
 
 _FULL = "No space left on device"
 _REPEATED_AFTER_S = (0.1, 0.5, 2.0)
+_NO_FOLDER = "No such file or directory"
 _DENIED = ("credential", "access denied", "accessdenied", "forbidden", "accesskeyid", "signaturedoesnotmatch")
 
 
@@ -153,10 +154,13 @@ class Storage:
         # A local store needs its directory, which reading must not create.
         if self._store is None:
             # A new place is its user's alone; a file in its place is for the store to complain about.
-            with contextlib.suppress(FileExistsError):
-                os.makedirs(self.root, mode=0o700)
-            self._store = LocalStore(self.root, mkdir=True)
+            self._repeated(self._open_folder)
         return self._store
+
+    def _open_folder(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(self.root, mode=0o700)
+        self._store = LocalStore(self.root, mkdir=True)
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
@@ -183,12 +187,15 @@ class Storage:
         return True
 
     def _repeated(self, request: Callable[[], object]) -> None:
-        """Sends a request until it is answered: obstore repeats only what it knows to be harmless."""
+        """Sends a request until it is answered: obstore repeats only what it knows to be harmless.
+
+        On disk, what is repeated is a write into a folder that another process removed meanwhile.
+        """
         for wait_s in (*_REPEATED_AFTER_S, None):
             try:
                 request()
-            except GenericError:
-                if self.is_local or wait_s is None:
+            except (GenericError, FileNotFoundError) as error:
+                if wait_s is None or (self.is_local and _NO_FOLDER not in str(error)):
                     raise
                 time.sleep(wait_s)
             else:
@@ -196,7 +203,8 @@ class Storage:
 
     def put(self, path: str, data: bytes) -> None:
         """Creates or replaces an object; a reader sees the old or the new one, never a part."""
-        obstore.put(self._objects(), path, data)
+        objects = self._objects()
+        self._repeated(lambda: obstore.put(objects, path, data))
 
     def get(self, path: str, *, most_bytes: int | None = MOST_RECORD_BYTES) -> bytes | None:
         """An object's content, or None when there is none.
@@ -229,17 +237,29 @@ class Storage:
         if not self.exists():
             return []
         found: list[Entry] = []
-        for chunk in obstore.list(self._objects(), prefix or None, chunk_size=1000):
-            found.extend(map(self._entry, chunk))
+        with self._may_vanish():
+            for chunk in obstore.list(self._objects(), prefix or None, chunk_size=1000):
+                found.extend(map(self._entry, chunk))
         return sorted(found, key=lambda entry: entry.path)
 
     def children(self, prefix: str = "") -> tuple[Sequence[str], Sequence[Entry]]:
         """What lies directly in a folder: names of folders, and objects; sorted, without going deeper."""
         if not self.exists():
             return [], []
-        found = obstore.list_with_delimiter(self._objects(), prefix or None)
+        found: Any = {"common_prefixes": (), "objects": ()}
+        with self._may_vanish():
+            found = obstore.list_with_delimiter(self._objects(), prefix or None)
         folders = sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
         return folders, sorted(map(self._entry, found["objects"]), key=lambda entry: entry.path)
+
+    @contextlib.contextmanager
+    def _may_vanish(self) -> Iterator[None]:
+        """On disk, a folder that another process removes while it is listed is one without content."""
+        try:
+            yield
+        except FileNotFoundError:
+            if not self.is_local:
+                raise
 
     def _entry(self, meta: Any) -> Entry:
         version = meta["last_modified"].isoformat() if self.is_local else meta["e_tag"]

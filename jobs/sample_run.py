@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -91,8 +90,11 @@ def forget(work: Storage) -> None:
         # Commits first: who resumes after an interruption must find no commit whose part is gone.
         paths = [entry.path for entry in work.list()]
         work.delete(sorted(paths, key=lambda path: "/commits/" not in path))
+        # Empty folders only: another run of the same job may have begun again in there.
+        for folder, _, _ in os.walk(work.root, topdown=False) if work.is_local else ():
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
         if work.is_local:
-            shutil.rmtree(work.root, ignore_errors=True)
             os.rmdir(os.path.dirname(work.root))
 
 

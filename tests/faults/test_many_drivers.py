@@ -220,7 +220,11 @@ def test_drivers_take_turns(protocol: Protocol, tmp_path: Path, drivers: int, fi
 def started_at_once(
     protocol: Protocol, parents: Sequence[Parent], place: str, seed: int, folder: Path, **options: Any
 ) -> list[Outcome]:
-    """Lets as many drivers as there are parents begin at once, each with a clock of its own."""
+    """Lets as many drivers as there are parents begin at once, each with a clock of its own.
+
+    Whoever is killed is started again when all others have ended, and tidies up what it left. Its outcome is
+    that of the first time.
+    """
 
     def drive(number: int) -> Outcome:
         order = Order(
@@ -241,7 +245,12 @@ def started_at_once(
         return outcome
 
     with ThreadPoolExecutor(len(parents)) as pool:
-        return list(pool.map(drive, range(len(parents))))
+        outcomes = list(pool.map(drive, range(len(parents))))
+    killed = options.pop("killed", None)
+    if killed is not None and outcomes[killed].status == CRASHED:
+        (again,) = started_at_once(protocol, [parents[killed]], place, seed, folder, **options)
+        assert again.status == 0, again.stderr
+    return outcomes
 
 
 @pytest.mark.parametrize("drivers", [2, 3])
