@@ -194,9 +194,4 @@ class ConvertedFiles:
         # What cannot be removed is only litter.
         with contextlib.suppress(Exception):
             self._storage.delete([path for path in present if path.startswith(f"{_STAGING}/")])
-        if self._storage.is_local:
-            staging = os.path.join(self._storage.root, _STAGING)
-            folders = [folder for folder, _, _ in os.walk(staging, topdown=False)]
-            for folder in [*folders, os.path.dirname(staging)]:
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+        self._storage.remove_empty_folders(_STAGING)

@@ -288,6 +288,15 @@ class Storage:
                 if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                     raise
 
+    def remove_empty_folders(self, path: str = "") -> None:
+        """Removes a folder, those below it, and its parent, each if nothing is in it; only disks have any."""
+        if not self.is_local:
+            return
+        folders = [folder for folder, _, _ in os.walk(self._full(path), topdown=False)]
+        for folder in [*folders, os.path.dirname(self._full(path))]:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
     def publish(self, source: str, target: str) -> None:
         """Makes a whole object visible under its final name, replacing what stands there.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -91,11 +90,7 @@ def forget(work: Storage) -> None:
         paths = [entry.path for entry in work.list()]
         work.delete(sorted(paths, key=lambda path: "/commits/" not in path))
         # Empty folders only: another run of the same job may have begun again in there.
-        for folder, _, _ in os.walk(work.root, topdown=False) if work.is_local else ():
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
-        if work.is_local:
-            os.rmdir(os.path.dirname(work.root))
+        work.remove_empty_folders()
 
 
 def _create(plan: SamplePlan, actors: int) -> Output:
