@@ -5,6 +5,7 @@ Times are seconds of one monotonic clock, the shell's; the scheduler has none of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -28,6 +29,7 @@ __all__ = [
     "StopRequested",
     "Tick",
     "WakeAt",
+    "incidents_since",
 ]
 
 
@@ -231,3 +233,18 @@ class Incident(NamedTuple):
     at_s: float
     subject: str
     reason: str
+
+
+def incidents_since(incidents: Sequence[Incident], last: Incident | None) -> list[Incident]:
+    """Those that came after ``last``, this very object; all where it is not among them any more.
+
+    Args:
+        incidents: The latest ones, oldest first.
+        last: The last that was seen; None for none.
+    """
+    new: list[Incident] = []
+    for incident in reversed(incidents):
+        if incident is last:
+            break
+        new.append(incident)
+    return new[::-1]

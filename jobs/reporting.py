@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ..cluster.events import Incident
+from ..cluster.events import Incident, incidents_since
 from ..cluster.scheduler import Scheduler
 from .progress import JsonLines, Reporter, Silent, telling_failure
 
@@ -43,13 +43,9 @@ class Failures:
 
     def look(self, scheduler: Scheduler) -> None:
         """Tells of what failed since the last look, as far as the scheduler still knows."""
-        new: list[Incident] = []
-        for incident in reversed(scheduler.failures):
-            if incident is self._last:
-                break
-            new.append(incident)
-        for incident in reversed(new):
+        new = incidents_since(scheduler.failures, self._last)
+        for incident in new:
             facts = self._subject(incident.subject)
             self._shown.tell("failure", level="warning", reason=incident.reason, **facts)
         if new:
-            self._last = new[0]
+            self._last = new[-1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cluster.events import Incident
+from ..cluster.events import Incident, incidents_since
 
 __all__ = ["FailureGroup", "History", "Timeline"]
 
@@ -105,12 +105,7 @@ class History:
         Args:
             incidents: The latest ones, oldest first.
         """
-        new: list[Incident] = []
-        for incident in reversed(incidents):
-            if incident is self._last_incident:
-                break
-            new.append(incident)
-        new.reverse()
+        new = incidents_since(incidents, self._last_incident)
         for incident in new:
             self._failed(incident)
         if new:
